@@ -1,0 +1,35 @@
+// Scaled dot-product attention: multi-head, multi-query and grouped-query, self and cross.
+// Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762; multi-query: Shazeer 2019, arXiv:1911.02150;
+// grouped-query: Ainslie et al. 2023, arXiv:2305.13245.
+//
+//   o_i = sum_j softmax_j(scale q_i . k_j) v_j   over all keys j, or over j <= i + M - N when causal
+//
+// Exact. Cost O(N M (D + E)) for each head, memory O(1) in N and M beside the arrays.
+#pragma once
+
+#include <optional>
+
+#include <fovea/engine/attend.hpp>
+#include <fovea/parts/mask/causal.hpp>
+
+namespace fovea::inline FOVEA_ISA {
+
+struct ScaledDotProductOptions {
+  Alignment alignment = Alignment::bottom_right;  // where the queries stand when causal and N != M
+  bool causal = false;                            // a query sees its own position and those before it
+  std::optional<double> scale = {};               // 1 / sqrt(D) when empty
+};
+
+// q [B,H,N,D], k [B,G,M,D], v [B,G,M,E], out [B,H,N,E], H a multiple of G; or matrices [N,D], [M,D], [M,E], [N,E].
+template <class Q, class K, class V, class Out, exec::Executor Exec = exec::Serial>
+void scaled_dot_product(const Q& q, const K& k, const V& v, Out&& out, const ScaledDotProductOptions& options = {},
+                        const Exec& executor = {}) {
+  const auto problem = make_problem("fovea::scaled_dot_product", q, k, v, out);
+  if (options.causal) {
+    engine::attend(problem, softmax(options.scale).mask(mask::causal(options.alignment)), executor);
+  } else {
+    engine::attend(problem, softmax(options.scale), executor);
+  }
+}
+
+}  // namespace fovea::inline FOVEA_ISA

@@ -1,0 +1,29 @@
+// The rows of a tile of queries: which query of which head a row is.
+#pragma once
+
+#include <fovea/parts/mask/mask.hpp>
+
+namespace fovea::inline FOVEA_ISA::engine {
+
+// The query heads of one kv head are rows of the same tile, query by query: row r is query first + r / group of head
+// first_head + r % group.
+struct TileRows {
+  Index batch = 0;
+  Index kv_head = 0;
+  Index group = 1;
+  Span queries;
+
+  Index count() const { return queries.size() * group; }
+  Row row(Index r) const { return {batch, kv_head * group + r % group, queries.first + r / group}; }
+
+  // What rows [first, last) of the tile and `keys` cover; last is cut to the rows there are.
+  mask::Region region(Index first, Index last, Span keys) const {
+    const Index end = std::min(last, count());
+    return {batch,
+            {kv_head * group, (kv_head + 1) * group},
+            {queries.first + first / group, queries.first + (end - 1) / group + 1},
+            keys};
+  }
+};
+
+}  // namespace fovea::inline FOVEA_ISA::engine

@@ -1,0 +1,67 @@
+// Work items on an executor, each worker with scratch memory of its own.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <memory>
+#include <new>
+
+#include <fovea/exec/executor.hpp>
+
+namespace fovea::inline FOVEA_ISA::engine {
+
+inline constexpr std::size_t scratch_alignment = 64;
+
+struct FreeScratch {
+  void operator()(void* p) const { ::operator delete(p, std::align_val_t(scratch_alignment)); }
+};
+
+// n uninitialised elements on a cache line of their own.
+template <class T>
+std::unique_ptr<T[], FreeScratch> allocate_scratch(Index n) {
+  return std::unique_ptr<T[], FreeScratch>(
+      static_cast<T*>(::operator new(std::size_t(n) * sizeof(T), std::align_val_t(scratch_alignment))));
+}
+
+// n rounded up to whole cache lines.
+template <class T>
+constexpr Index whole_lines(Index n) {
+  constexpr Index line = Index(scratch_alignment / sizeof(T));
+  return (n + line - 1) / line * line;
+}
+
+// Hands out consecutive pieces of scratch memory, each on its own cache line.
+template <class T>
+class Carve {
+ public:
+  explicit Carve(T* memory) : next_(memory) {}
+
+  T* operator()(Index n) {
+    T* piece = next_;
+    next_ += whole_lines<T>(n);
+    return piece;
+  }
+
+ private:
+  T* next_;
+};
+
+// Calls work(item, scratch) for every item of [0, items). Workers take the next free item as they go; an item's result
+// must not depend on which worker takes it. flops is the rough cost of an item.
+template <class T, exec::Executor Exec, class F>
+void distribute(const Exec& executor, Index items, double flops, Index scratch_size, F&& work) {
+  if (items <= 0) return;
+  const Index workers = std::clamp<Index>(exec::concurrency(executor), 1, items);
+  const Index stride = whole_lines<T>(scratch_size);
+  const auto scratch = allocate_scratch<T>(workers * stride);
+  std::atomic<Index> next{0};
+  executor.parallel_for(workers, flops * double(items) / double(workers), [&](Index begin, Index end) {
+    for (Index worker = begin; worker < end; ++worker) {
+      for (Index item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;)
+        work(item, scratch.get() + worker * stride);
+    }
+  });
+}
+
+}  // namespace fovea::inline FOVEA_ISA::engine

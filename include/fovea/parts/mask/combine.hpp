@@ -1,0 +1,98 @@
+// Masks joined by & | !.
+#pragma once
+
+#include <fovea/parts/mask/mask.hpp>
+
+namespace fovea::inline FOVEA_ISA::mask {
+
+template <BoundMask A, BoundMask B>
+struct BoundBoth {
+  A a;
+  B b;
+
+  std::uint64_t seen(Row row, Span keys) const { return a.seen(row, keys) & b.seen(row, keys); }
+  Cover cover(const Region& region) const {
+    const Cover first = a.cover(region);
+    if (first == Cover::none) return first;
+    const Cover second = b.cover(region);
+    if (second == Cover::none) return second;
+    return first == Cover::full ? second : Cover::part;
+  }
+};
+
+template <BoundMask A, BoundMask B>
+struct BoundEither {
+  A a;
+  B b;
+
+  std::uint64_t seen(Row row, Span keys) const { return a.seen(row, keys) | b.seen(row, keys); }
+  Cover cover(const Region& region) const {
+    const Cover first = a.cover(region);
+    if (first == Cover::full) return first;
+    const Cover second = b.cover(region);
+    if (second == Cover::full) return second;
+    return first == Cover::none ? second : Cover::part;
+  }
+};
+
+template <BoundMask A>
+struct BoundNot {
+  A a;
+
+  std::uint64_t seen(Row row, Span keys) const { return ~a.seen(row, keys) & low_bits(keys.size()); }
+  Cover cover(const Region& region) const {
+    const Cover inner = a.cover(region);
+    return inner == Cover::none ? Cover::full : inner == Cover::full ? Cover::none : Cover::part;
+  }
+};
+
+template <Mask A, Mask B>
+struct Both {
+  A a;
+  B b;
+
+  auto bind(const char* where, const Shape& shape) const {
+    return BoundBoth<decltype(a.bind(where, shape)), decltype(b.bind(where, shape))>{a.bind(where, shape),
+                                                                                     b.bind(where, shape)};
+  }
+};
+
+template <Mask A, Mask B>
+struct Either {
+  A a;
+  B b;
+
+  auto bind(const char* where, const Shape& shape) const {
+    return BoundEither<decltype(a.bind(where, shape)), decltype(b.bind(where, shape))>{a.bind(where, shape),
+                                                                                       b.bind(where, shape)};
+  }
+};
+
+template <Mask A>
+struct Not {
+  A a;
+
+  auto bind(const char* where, const Shape& shape) const {
+    return BoundNot<decltype(a.bind(where, shape))>{a.bind(where, shape)};
+  }
+};
+
+// Seen by both.
+template <Mask A, Mask B>
+constexpr Both<A, B> operator&(const A& a, const B& b) {
+  return {a, b};
+}
+
+// Seen by either.
+template <Mask A, Mask B>
+constexpr Either<A, B> operator|(const A& a, const B& b) {
+  return {a, b};
+}
+
+// Seen where a does not see.
+template <Mask A>
+constexpr Not<A> operator!(const A& a) {
+  return {a};
+}
+
+}  // namespace fovea::inline FOVEA_ISA::mask

@@ -1,0 +1,83 @@
+// What a mask is: a rule that says which keys a query sees.
+//
+// A mask is a small value. `bind(where, shape)` checks it against the shape of a call and gives the bound mask, which
+// answers
+//
+//   std::uint64_t seen(Row row, Span keys)   one bit a key, at most 64 keys: bit j is set when the row sees keys.first
+//   + j Cover cover(const Region& region)        none, part or full; `part` is always allowed, the others must be true
+//
+// cover() is asked of large regions first and of their halves only where the answer is `part`; seen() only on the
+// border.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+
+#include <fovea/core/problem.hpp>
+#include <fovea/core/span.hpp>
+
+namespace fovea::inline FOVEA_ISA {
+
+// A query of one head.
+struct Row {
+  Index batch = 0;
+  Index head = 0;
+  Index query = 0;
+};
+
+// A query of one head and a key.
+struct Site {
+  Index batch = 0;
+  Index head = 0;
+  Index query = 0;
+  Index key = 0;
+};
+
+namespace mask {
+
+inline constexpr Index word = 64;  // keys that one call of seen() answers for
+
+struct Region {
+  Index batch = 0;
+  Span heads;
+  Span queries;
+  Span keys;
+};
+
+enum class Cover { none, part, full };
+
+template <class M>
+concept BoundMask = requires(const M& m, Row row, Span keys, const Region& region) {
+  { m.seen(row, keys) } -> std::same_as<std::uint64_t>;
+  { m.cover(region) } -> std::same_as<Cover>;
+};
+
+template <class M>
+concept Mask = requires(const M& m, const char* where, const Shape& shape) {
+  { m.bind(where, shape) } -> BoundMask;
+};
+
+// The lowest n bits, 0 <= n <= 64.
+constexpr std::uint64_t low_bits(Index n) { return n >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1; }
+
+// The bits of the keys (at most 64) that lie in `seen`.
+constexpr std::uint64_t bits_of(Span seen, Span keys) {
+  const Span both = intersect(seen, keys);
+  return both.empty() ? 0 : low_bits(both.last - keys.first) & ~low_bits(both.first - keys.first);
+}
+
+// Whether a row sees a key.
+template <BoundMask M>
+bool sees(const M& mask, Site site) {
+  return (mask.seen({site.batch, site.head, site.query}, {site.key, site.key + 1}) & 1) != 0;
+}
+
+// Every key.
+struct Everything {
+  Everything bind(const char*, const Shape&) const { return {}; }
+  std::uint64_t seen(Row, Span keys) const { return low_bits(keys.size()); }
+  Cover cover(const Region&) const { return Cover::full; }
+};
+
+}  // namespace mask
+}  // namespace fovea::inline FOVEA_ISA

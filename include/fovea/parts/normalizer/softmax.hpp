@@ -1,0 +1,127 @@
+// Online softmax over tiles of keys: the running state of some rows and what a tile of scores does to it.
+// Milakov and Gimelshein 2018, arXiv:1805.02867; the tiled form of FlashAttention-2, Dao 2023, arXiv:2307.08691.
+//
+//   p_ij = 2^(s_ij - r_i),  l_i = sum_j p_ij,  o_i = sum_j p_ij v_j / l_i,  log_sum_i = ln 2 (r_i + log2 l_i)
+//
+// Scores come in powers of two: scale log2(e) q . k. The reference r_i is the largest score of the first tile in which
+// row i sees a key; it moves only when a score exceeds it by more than `slack`, which keeps p below 2^slack and spares
+// most tiles the rescaling of what was summed before.
+#pragma once
+
+#include <cmath>
+#include <optional>
+#include <vector>
+
+#include <fovea/core/problem.hpp>
+#include <fovea/simd/row.hpp>
+#include <fovea/simd/tile.hpp>
+
+namespace fovea::inline FOVEA_ISA::normalizer {
+
+// The state of the rows of one tile; the memory is the engine's.
+template <class T>
+struct SoftmaxRows {
+  static constexpr double slack = 8;
+
+  T* reference;  // [rows] r_i; 0 before the first key
+  T* limit;      // [rows] r_i + slack; -infinity before the first key
+  T* shrink;     // [rows] what the last tile multiplies earlier sums with
+  T* sum;        // [rows x lanes] l_i spread over the lanes
+
+  static constexpr Index size(Index rows) { return simd::whole<T>(rows) * 3 + rows * simd::lanes<T>; }
+
+  SoftmaxRows(T* memory, Index rows)
+      : reference(memory),
+        limit(memory + simd::whole<T>(rows)),
+        shrink(memory + 2 * simd::whole<T>(rows)),
+        sum(memory + 3 * simd::whole<T>(rows)) {}
+
+  void begin(Index rows) {
+    for (Index i = 0; i < rows; ++i) {
+      reference[i] = T(0);
+      limit[i] = -simd::infinity<T>;
+    }
+    for (Index i = 0; i < rows * simd::lanes<T>; ++i) sum[i] = T(0);
+  }
+
+  // Turns the scores of `rows` rows from row `first` on into weights, in place; columns is a whole number of vectors.
+  // True when a reference moved: what was summed before must then be multiplied by shrink.
+  template <int rows>
+  bool absorb(Index first, T* scores, Index stride, Index columns) {
+    using simd::Pack;
+    constexpr Index step = simd::lanes<T>;
+    auto over = Pack<T>(T(0)) > Pack<T>(T(0));
+    for (int i = 0; i < rows; ++i) {
+      const T* row = scores + i * stride;
+      Pack<T> top = simd::load(row);
+      for (Index j = step; j < columns; j += step) top = simd::max(top, simd::load(row + j));
+      over = over | (top > Pack<T>(limit[first + i]));
+    }
+    const bool moved = xsimd::any(over);
+    if (moved) [[unlikely]]
+      move_references(first, rows, scores, stride, columns);
+    for (int i = 0; i < rows; ++i) {
+      T* row = scores + i * stride;
+      const Pack<T> r(reference[first + i]);
+      Pack<T> total = simd::load(sum + (first + i) * step);
+      for (Index j = 0; j < columns; j += step) {
+        const Pack<T> p = simd::exp2_weight(simd::load(row + j) - r);
+        total = total + p;
+        simd::store(row + j, p);
+      }
+      simd::store(sum + (first + i) * step, total);
+    }
+    return moved;
+  }
+
+  // l_i, the sum of the weights of row i; zero when it saw no key.
+  T total(Index i) const { return simd::sum_of_lanes(simd::load(sum + i * simd::lanes<T>)); }
+
+  // ln sum_j exp(s_ij) of row i, from its total.
+  T log_sum(Index i, T total) const {
+    return total == T(0) ? -simd::infinity<T> : T(simd::ln_2) * (reference[i] + std::log2(total));
+  }
+
+ private:
+  [[gnu::noinline]] void move_references(Index first, Index rows, const T* scores, Index stride, Index columns) {
+    for (Index i = 0; i < rows; ++i) {
+      const Index at = first + i;
+      T most = scores[i * stride];
+      for (Index j = 1; j < columns; ++j) most = scores[i * stride + j] > most ? scores[i * stride + j] : most;
+      if (!(most > limit[at])) {
+        shrink[at] = T(1);
+        continue;
+      }
+      const bool begun = limit[at] > -simd::infinity<T>;
+      shrink[at] = begun ? std::exp2(reference[at] - most) : T(1);
+      simd::scale(sum + at * simd::lanes<T>, simd::lanes<T>, shrink[at]);
+      reference[at] = most;
+      limit[at] = most + T(slack);
+    }
+  }
+};
+
+// softmax as a value of a recipe: the scale of the scores and, when asked for, a learned logit per head that takes part
+// in the denominator alone.
+struct Softmax {
+  std::optional<double> scale = {};      // 1 / sqrt(D) when empty
+  std::vector<double> sink_logits = {};  // [H] or empty
+
+  // The scale for keys of width `dim`.
+  double scale_for(Index dim) const { return scale ? *scale : 1.0 / std::sqrt(double(dim)); }
+
+  void check_for(const char* where, const Shape& shape) const {
+    check(!scale || std::isfinite(*scale), where, "the scale must be finite, got ", scale.value_or(0.0));
+    check(sink_logits.empty() || Index(sink_logits.size()) == shape.heads, where,
+          "sink logits need one number for each head, wanted ", shape.heads, ", got ", sink_logits.size());
+  }
+
+  // What the sink of `head` adds to a sum of weights relative to `reference`; zero without sinks.
+  template <class T>
+  T sink_weight(Index head, T reference) const {
+    if (sink_logits.empty()) return T(0);
+    return std::exp2(T(sink_logits[std::size_t(head)] * simd::log2_e) - reference);
+  }
+};
+
+}  // namespace fovea::inline FOVEA_ISA::normalizer

@@ -1,0 +1,185 @@
+// The vector type of the compiled instruction set and the few operations the kernels need. Whatever xsimd renamed
+// between 8.1 and 14, and whatever it leaves to the compiler's good will, is settled here and nowhere else.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+#include <xsimd/xsimd.hpp>
+
+#include <fovea/core/config.hpp>
+
+// g++ 12 takes the deliberately undefined operands inside its own 512-bit intrinsics for a mistake (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+namespace fovea::inline FOVEA_ISA::simd {
+
+template <class T>
+using Pack = xsimd::batch<T>;
+
+template <class T>
+inline constexpr Index lanes = Index(Pack<T>::size);
+
+template <class T>
+inline constexpr T infinity = std::numeric_limits<T>::infinity();
+
+// Architectural vector registers: what the register tiles are sized for.
+#if defined(__AVX512F__) || defined(__aarch64__)
+inline constexpr int registers = 32;
+#else
+inline constexpr int registers = 16;
+#endif
+
+// n rounded up to whole vectors.
+template <class T>
+constexpr Index whole(Index n) {
+  return (n + lanes<T> - 1) / lanes<T> * lanes<T>;
+}
+
+template <class T>
+[[gnu::always_inline]] inline Pack<T> load(const T* p) {
+  return Pack<T>::load_unaligned(p);
+}
+
+template <class T>
+[[gnu::always_inline]] inline void store(T* p, Pack<T> x) {
+  x.store_unaligned(p);
+}
+
+// a b + c in one rounding wherever the instruction set has it. (xsimd 8.1 spells it as two operations for AVX-512,
+// which only some compilers contract.)
+template <class T>
+[[gnu::always_inline]] inline Pack<T> fma(Pack<T> a, Pack<T> b, Pack<T> c) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float> && lanes<T> == 16) {
+    return Pack<T>(_mm512_fmadd_ps(a, b, c));
+  } else if constexpr (std::is_same_v<T, double> && lanes<T> == 8) {
+    return Pack<T>(_mm512_fmadd_pd(a, b, c));
+  } else {
+    return xsimd::fma(a, b, c);
+  }
+#else
+  return xsimd::fma(a, b, c);
+#endif
+}
+
+// The larger lanes; unspecified where a lane is NaN.
+template <class T>
+[[gnu::always_inline]] inline Pack<T> max(Pack<T> a, Pack<T> b) {
+  return xsimd::max(a, b);
+}
+
+// max(floor, x) lane by lane, and NaN where x is NaN.
+template <class T>
+[[gnu::always_inline]] inline Pack<T> at_least(Pack<T> floor, Pack<T> x) {
+#if defined(__SSE2__)
+  return xsimd::max(floor, x);  // x86 returns the second operand when either is NaN
+#else
+  return xsimd::select(x < floor, floor, x);
+#endif
+}
+
+// min(ceiling, x) lane by lane, and NaN where x is NaN.
+template <class T>
+[[gnu::always_inline]] inline Pack<T> at_most(Pack<T> ceiling, Pack<T> x) {
+#if defined(__SSE2__)
+  return xsimd::min(ceiling, x);
+#else
+  return xsimd::select(x > ceiling, ceiling, x);
+#endif
+}
+
+// Sum of the lanes, always in the same order.
+template <class T>
+[[gnu::always_inline]] inline T sum_of_lanes(Pack<T> x) {
+#if XSIMD_VERSION_MAJOR >= 9
+  return xsimd::reduce_add(x);
+#else
+  return xsimd::hadd(x);
+#endif
+}
+
+// Largest lane; unspecified when a lane is NaN.
+template <class T>
+[[gnu::always_inline]] inline T max_of_lanes(Pack<T> x) {
+  alignas(64) T lane[std::size_t(lanes<T>)];
+  store(lane, x);
+  T most = lane[0];
+  for (Index i = 1; i < lanes<T>; ++i) most = lane[i] > most ? lane[i] : most;
+  return most;
+}
+
+// The integer of the same width.
+template <class T>
+using Bits = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
+
+template <class T>
+[[gnu::always_inline]] inline Pack<Bits<T>> as_bits(Pack<T> x) {
+#if XSIMD_VERSION_MAJOR >= 10
+  return xsimd::bitwise_cast<Bits<T>>(x);
+#else
+  return xsimd::bitwise_cast<Pack<Bits<T>>>(x);
+#endif
+}
+
+template <class T>
+[[gnu::always_inline]] inline Pack<T> from_bits(Pack<Bits<T>> x) {
+#if XSIMD_VERSION_MAJOR >= 10
+  return xsimd::bitwise_cast<T>(x);
+#else
+  return xsimd::bitwise_cast<Pack<T>>(x);
+#endif
+}
+
+// x shifted left by n bits.
+template <int n, class I>
+[[gnu::always_inline]] inline Pack<I> shift_left(Pack<I> x) {
+  return x << n;
+}
+
+// The lanes of x whose bit is set in `bits` (lane 0 is bit 0), `rest` in the others.
+template <class T>
+[[gnu::always_inline]] inline Pack<T> keep_bits(std::uint64_t bits, Pack<T> x, Pack<T> rest) {
+  alignas(64) Bits<T> lane[std::size_t(lanes<T>)];
+  for (Index i = 0; i < lanes<T>; ++i) lane[i] = Bits<T>(1) << i;
+  const auto hit = (Pack<Bits<T>>(static_cast<Bits<T>>(bits)) & load(lane)) != Pack<Bits<T>>(Bits<T>(0));
+#if XSIMD_VERSION_MAJOR >= 10
+  return xsimd::select(xsimd::batch_bool_cast<T>(hit), x, rest);
+#else
+  return xsimd::select(xsimd::bool_cast(hit), x, rest);
+#endif
+}
+
+// 0, 1, 2, ... in the lanes.
+template <class T>
+[[gnu::always_inline]] inline Pack<T> ramp() {
+  alignas(64) T lane[std::size_t(lanes<T>)];
+  for (Index i = 0; i < lanes<T>; ++i) lane[i] = T(i);
+  return load(lane);
+}
+
+// The first n (less than a vector) elements at p, `rest` in the other lanes; memory behind them is not read.
+template <class T>
+[[gnu::always_inline]] inline Pack<T> load_some(const T* p, Index n, T rest = T(0)) {
+  alignas(64) T lane[std::size_t(lanes<T>)];
+  for (Index i = 0; i < lanes<T>; ++i) lane[i] = i < n ? p[i] : rest;
+  return load(lane);
+}
+
+// Stores the first n (less than a vector) lanes; memory behind them is not written.
+template <class T>
+[[gnu::always_inline]] inline void store_some(T* p, Pack<T> x, Index n) {
+  alignas(64) T lane[std::size_t(lanes<T>)];
+  store(lane, x);
+  for (Index i = 0; i < n; ++i) p[i] = lane[i];
+}
+
+}  // namespace fovea::inline FOVEA_ISA::simd
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif

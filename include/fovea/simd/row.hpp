@@ -1,0 +1,96 @@
+// Functions of a row in memory, any length and alignment; nothing behind the row is read or written.
+#pragma once
+
+#include <fovea/simd/math.hpp>
+
+namespace fovea::inline FOVEA_ISA::simd {
+
+// x[j] = f(x[j], j) for vectors of x; j is the index of the first lane.
+template <class T, class F>
+[[gnu::always_inline]] inline void transform(T* x, Index n, F&& f) {
+  Index j = 0;
+  for (; j + lanes<T> <= n; j += lanes<T>) store(x + j, f(load(x + j), j));
+  if (j < n) store_some(x + j, f(load_some(x + j, n - j), j), n - j);
+}
+
+// x[j] = f(x[j], y[j])
+template <class T, class F>
+[[gnu::always_inline]] inline void combine(T* x, const T* y, Index n, F&& f) {
+  Index j = 0;
+  for (; j + lanes<T> <= n; j += lanes<T>) store(x + j, f(load(x + j), load(y + j)));
+  if (j < n) store_some(x + j, f(load_some(x + j, n - j), load_some(y + j, n - j)), n - j);
+}
+
+// x[j] *= factor
+template <class T>
+inline void scale(T* x, Index n, T factor) {
+  transform(x, n, [factor](Pack<T> v, Index) { return v * Pack<T>(factor); });
+}
+
+// x[j] += value
+template <class T>
+inline void shift(T* x, Index n, T value) {
+  transform(x, n, [value](Pack<T> v, Index) { return v + Pack<T>(value); });
+}
+
+// x[j] += y[j]
+template <class T>
+inline void add(T* x, const T* y, Index n) {
+  combine(x, y, n, [](Pack<T> a, Pack<T> b) { return a + b; });
+}
+
+// x[j] += factor y[j]
+template <class T>
+inline void add_scaled(T* x, T factor, const T* y, Index n) {
+  combine(x, y, n, [factor](Pack<T> a, Pack<T> b) { return fma(Pack<T>(factor), b, a); });
+}
+
+// x[j] += slope |center - j|
+template <class T>
+inline void add_distance(T* x, Index n, T slope, T center) {
+  const Pack<T> step = ramp<T>();
+  transform(x, n,
+            [=](Pack<T> v, Index j) { return fma(Pack<T>(slope), xsimd::abs(Pack<T>(center - T(j)) - step), v); });
+}
+
+// x[j] = cap tanh(x[j] / cap)
+template <class T>
+inline void soft_cap(T* x, Index n, T cap) {
+  const T inverse = T(1) / cap;
+  transform(x, n, [=](Pack<T> v, Index) { return Pack<T>(cap) * tanh(v * Pack<T>(inverse)); });
+}
+
+// to[j] = from[j] factor; to and from may be the same.
+template <class T>
+inline void copy_scaled(T* to, const T* from, Index n, T factor) {
+  Index j = 0;
+  for (; j + lanes<T> <= n; j += lanes<T>) store(to + j, load(from + j) * Pack<T>(factor));
+  for (; j < n; ++j) to[j] = from[j] * factor;
+}
+
+// to[j] = from[j] / divisor
+template <class T>
+inline void copy_divided(T* to, const T* from, Index n, T divisor) {
+  Index j = 0;
+  for (; j + lanes<T> <= n; j += lanes<T>) store(to + j, load(from + j) / Pack<T>(divisor));
+  for (; j < n; ++j) to[j] = from[j] / divisor;
+}
+
+// x[j] = -infinity where bit j of `seen` is clear; n is at most 64.
+template <class T>
+inline void hide(T* x, Index n, std::uint64_t seen) {
+  const Pack<T> hidden(-infinity<T>);
+  transform(x, n, [=](Pack<T> v, Index j) { return keep_bits(seen >> j, v, hidden); });
+}
+
+// Whether every element is a finite number.
+template <class T>
+inline bool all_finite(const T* x, Index n) {
+  Pack<T> none(T(0));  // stays zero unless an infinity or NaN times zero joins it
+  Index j = 0;
+  for (; j + lanes<T> <= n; j += lanes<T>) none = fma(load(x + j), Pack<T>(T(0)), none);
+  if (j < n) none = fma(load_some(x + j, n - j), Pack<T>(T(0)), none);
+  return sum_of_lanes(none) == T(0);
+}
+
+}  // namespace fovea::inline FOVEA_ISA::simd

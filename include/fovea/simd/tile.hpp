@@ -1,0 +1,79 @@
+// The register kernel: products of small row-major matrices with all sums kept in registers.
+//
+//   C [rows x columns]  (=, += or s C +=)  A [rows x depth] B [depth x columns]
+//
+// An element of A is broadcast from memory and meets a row of B in vectors. Every element of C is one chain of fused
+// multiply-adds over depth in ascending order, so a result does not depend on how rows and columns are cut into tiles.
+#pragma once
+
+#include <fovea/simd/ops.hpp>
+
+namespace fovea::inline FOVEA_ISA::simd {
+
+// Rows and vectors of the largest register tile: the sums, one row of B and one broadcast fit the register file.
+inline constexpr int tile_rows = 6;
+inline constexpr int tile_vectors = registers >= 32 ? 4 : 2;
+
+// rows rounded up to whole register tiles.
+constexpr Index whole_rows(Index rows) { return (rows + tile_rows - 1) / tile_rows * tile_rows; }
+
+// What C holds before the first product is added.
+enum class Start { zero, keep, shrink };
+
+namespace detail {
+
+template <int rows, int vectors, Start start, class T>
+inline void register_tile(Index depth, const T* a, Index lda, const T* b, Index ldb, T* c, Index ldc, const T* shrink) {
+  Pack<T> sum[rows][vectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 16
+    for (int j = 0; j < vectors; ++j) {
+      if constexpr (start == Start::zero) {
+        sum[i][j] = Pack<T>(T(0));
+      } else if constexpr (start == Start::keep) {
+        sum[i][j] = load(c + i * ldc + j * lanes<T>);
+      } else {
+        sum[i][j] = load(c + i * ldc + j * lanes<T>) * Pack<T>(shrink[i]);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (Index k = 0; k < depth; ++k) {
+    Pack<T> row[vectors];
+#pragma GCC unroll 16
+    for (int j = 0; j < vectors; ++j) row[j] = load(b + k * ldb + j * lanes<T>);
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) {
+      const Pack<T> x(a[i * lda + k]);
+#pragma GCC unroll 16
+      for (int j = 0; j < vectors; ++j) sum[i][j] = fma(x, row[j], sum[i][j]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 16
+    for (int j = 0; j < vectors; ++j) store(c + i * ldc + j * lanes<T>, sum[i][j]);
+  }
+}
+
+}  // namespace detail
+
+// One band of `rows` rows; columns is a whole number of vectors. shrink (rows numbers) is read for Start::shrink alone.
+template <int rows, Start start, class T>
+inline void multiply_rows(Index columns, Index depth, const T* a, Index lda, const T* b, Index ldb, T* c, Index ldc,
+                          const T* shrink = nullptr) {
+  constexpr Index most = tile_vectors * lanes<T>;
+  Index j = 0;
+  for (; j + most <= columns; j += most)
+    detail::register_tile<rows, tile_vectors, start>(depth, a, lda, b + j, ldb, c + j, ldc, shrink);
+  if constexpr (tile_vectors > 2) {
+    if (j + 2 * lanes<T> <= columns) {
+      detail::register_tile<rows, 2, start>(depth, a, lda, b + j, ldb, c + j, ldc, shrink);
+      j += 2 * lanes<T>;
+    }
+  }
+  if (j < columns) detail::register_tile<rows, 1, start>(depth, a, lda, b + j, ldb, c + j, ldc, shrink);
+}
+
+}  // namespace fovea::inline FOVEA_ISA::simd
