@@ -1,0 +1,180 @@
+#include "input.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <list>
+#include <random>
+#include <stdexcept>
+#include <vector>
+
+#if __has_include(<xtensor/io/xnpy.hpp>)
+#include <xtensor/io/xnpy.hpp>
+#else
+#include <xtensor/xnpy.hpp>
+#endif
+
+namespace bench {
+namespace {
+
+std::string& data_folder() {
+  static std::string folder = FOVEA_BENCH_DATA;
+  return folder;
+}
+
+std::array<std::string, 3>& user_files() {
+  static std::array<std::string, 3> files;
+  return files;
+}
+
+struct Array {
+  std::vector<Index> extents;
+  std::vector<double> values;
+};
+
+// The type that the header of an NPY file names, for instance "<f2".
+std::string npy_type(std::istream& file) {
+  unsigned char major = 0, minor = 0;
+  xt::detail::read_magic(file, &major, &minor);
+  const std::string header = major == 1 ? xt::detail::read_header_1_0(file) : xt::detail::read_header_2_0(file);
+  std::string type;
+  bool fortran_order = false;
+  std::vector<std::size_t> extents;
+  xt::detail::parse_header(header, type, &fortran_order, extents);
+  if (fortran_order) throw std::runtime_error("the array must be in C order");
+  return type;
+}
+
+template <class Stored, class Widen>
+Array read_as(std::istream& file, const Widen& widen) {
+  const auto array = xt::detail::load_npy_file(file).cast<Stored>(false);
+  Array result;
+  result.extents.assign(array.shape().begin(), array.shape().end());
+  result.values.resize(array.size());
+  std::transform(array.data(), array.data() + array.size(), result.values.begin(), widen);
+  return result;
+}
+
+Array read(const std::string& path) {
+  try {
+    std::ifstream file(path, std::ios::binary);
+    if (!file) throw std::runtime_error("cannot be opened");
+    const std::string type = npy_type(file);
+    file.seekg(0);
+    const auto same = [](auto x) { return double(x); };
+    if (type == "<f4") return read_as<float>(file, same);
+    if (type == "<f8") return read_as<double>(file, same);
+    if (type == "<f2") {
+      return read_as<std::uint16_t>(
+          file, [](std::uint16_t bits) { return double(float(Eigen::numext::bit_cast<Eigen::half>(bits))); });
+    }
+    throw std::runtime_error("its type is " + type + ", wanted <f2, <f4 or <f8");
+  } catch (const std::exception& error) {
+    throw std::runtime_error(path + ": " + error.what());
+  }
+}
+
+// [length, dim] and [heads, length, dim] get the missing axes in front.
+std::array<Index, 4> four(const std::string& path, std::vector<Index> extents) {
+  if (extents.size() < 2 || extents.size() > 4) throw std::runtime_error(path + ": wanted two to four axes");
+  extents.insert(extents.begin(), 4 - extents.size(), 1);
+  return {extents[0], extents[1], extents[2], extents[3]};
+}
+
+template <class T>
+Tensor<T> read_tensor(const std::string& path, const std::array<Index, 4>& wanted) {
+  const Array array = read(path);
+  if (four(path, array.extents) != wanted) throw std::runtime_error(path + ": its shape is not that of the bench");
+  Tensor<T> tensor(wanted);
+  std::transform(array.values.begin(), array.values.end(), tensor.data(), [](double x) { return T(x); });
+  return tensor;
+}
+
+template <class T>
+struct Random {
+  unsigned seed = 0;
+  std::array<Index, 4> extents = {};
+  std::shared_ptr<const Tensor<T>> tensor;
+};
+
+// Standard normal numbers. The last ones are kept, because the benches of one shape come back to them in any order.
+template <class T>
+std::shared_ptr<const Tensor<T>> gaussian(unsigned seed, const std::array<Index, 4>& extents) {
+  static std::list<Random<T>> kept;
+  constexpr std::size_t most_bytes = std::size_t{1} << 30;
+  const auto found =
+      std::find_if(kept.begin(), kept.end(), [&](const auto& r) { return r.seed == seed && r.extents == extents; });
+  if (found != kept.end()) {
+    kept.splice(kept.begin(), kept, found);
+    return kept.front().tensor;
+  }
+  auto tensor = std::make_shared<Tensor<T>>(extents);
+  std::mt19937_64 engine(seed);
+  std::normal_distribution<T> normal;
+  std::generate_n(tensor->data(), tensor->size(), [&] { return normal(engine); });
+  kept.push_front({seed, extents, tensor});
+  std::size_t bytes = 0;
+  kept.remove_if([&](const auto& r) { return (bytes += std::size_t(r.tensor->size()) * sizeof(T)) > most_bytes; });
+  return tensor;
+}
+
+template <class T>
+std::shared_ptr<const Tensor<T>> shared(Tensor<T> tensor) {
+  return std::make_shared<const Tensor<T>>(std::move(tensor));
+}
+
+}  // namespace
+
+void set_data_folder(const std::string& folder) { data_folder() = folder; }
+
+template <class T>
+Input<T> make_input(const Shape& s) {
+  const std::array<Index, 4> q = {s.batch, s.heads, s.queries, s.key_dim}, k = {s.batch, s.kv_heads, s.keys, s.key_dim},
+                             v = {s.batch, s.kv_heads, s.keys, s.value_dim},
+                             out = {s.batch, s.heads, s.queries, s.value_dim};
+  if (s.data.empty()) return {s, gaussian<T>(1, q), gaussian<T>(2, k), gaussian<T>(3, v)};
+  if (s.data == "user") {
+    const auto& files = user_files();
+    return {s, shared(read_tensor<T>(files[0], q)), shared(read_tensor<T>(files[1], k)),
+            shared(read_tensor<T>(files[2], v))};
+  }
+  const std::string stem = data_folder() + "/" + s.data + "_";
+  Input<T> input{s, shared(read_tensor<T>(stem + "q.npy", q)), shared(read_tensor<T>(stem + "k.npy", k)),
+                 shared(read_tensor<T>(stem + "v.npy", v))};
+  if (!s.pattern.sees && std::filesystem::exists(stem + "o.npy")) input.expected = read_tensor<T>(stem + "o.npy", out);
+  if (!s.pattern.sees && std::filesystem::exists(stem + "lse.npy")) {
+    const Array array = read(stem + "lse.npy");
+    input.expected_log_sum.resize(s.batch, s.heads, s.queries);
+    if (Index(array.values.size()) != input.expected_log_sum.size())
+      throw std::runtime_error(stem + "lse.npy: wrong size");
+    std::transform(array.values.begin(), array.values.end(), input.expected_log_sum.data(),
+                   [](double x) { return T(x); });
+  }
+  return input;
+}
+
+template Input<float> make_input(const Shape&);
+template Input<double> make_input(const Shape&);
+
+Shape user_shape(const std::string& q, const std::string& k, const std::string& v) {
+  user_files() = {q, k, v};
+  const auto queries = four(q, read(q).extents), keys = four(k, read(k).extents), values = four(v, read(v).extents);
+  const bool fits = keys[0] == queries[0] && values[0] == keys[0] && values[1] == keys[1] && values[2] == keys[2] &&
+                    keys[3] == queries[3] && keys[1] > 0 && queries[1] % keys[1] == 0;
+  if (!fits)
+    throw std::runtime_error(
+        "the shapes of q, k and v do not fit: wanted [B,H,N,D], [B,G,M,D] and [B,G,M,E], G divides H");
+  return {.table = "user",
+          .batch = queries[0],
+          .heads = queries[1],
+          .kv_heads = keys[1],
+          .queries = queries[2],
+          .keys = keys[2],
+          .key_dim = queries[3],
+          .value_dim = values[3],
+          .data = "user",
+          .quick = true};
+}
+
+}  // namespace bench

@@ -1,0 +1,39 @@
+// What a bench is run on: Gaussian numbers from fixed seeds, or tensors of trained models read from NPY files.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+#include <unsupported/Eigen/CXX11/Tensor>
+
+#include "shapes.hpp"
+
+namespace bench {
+
+template <class T>
+using Tensor = Eigen::Tensor<T, 4, Eigen::RowMajor>;  // [batch, heads, length, dim]
+template <class T>
+using LogSums = Eigen::Tensor<T, 3, Eigen::RowMajor>;  // [batch, heads, length]
+
+// Shared by the benches of one shape; the random ones are kept between them.
+template <class T>
+struct Input {
+  const Shape& shape;
+  std::shared_ptr<const Tensor<T>> q_data, k_data, v_data;
+  const Tensor<T>& q = *q_data;  // [B, H, N, D]
+  const Tensor<T>& k = *k_data;  // [B, G, M, D]
+  const Tensor<T>& v = *v_data;  // [B, G, M, E]
+  Tensor<T> expected = {};       // stored results in double precision, where there are any
+  LogSums<T> expected_log_sum = {};
+};
+
+template <class T>
+Input<T> make_input(const Shape& shape);
+
+// Where the stored tensors <stem>_{q,k,v,o,lse}.npy are.
+void set_data_folder(const std::string& folder);
+
+// Three files of the user as the shape `user`; their types may be float16, float32 or float64.
+Shape user_shape(const std::string& q, const std::string& k, const std::string& v);
+
+}  // namespace bench
