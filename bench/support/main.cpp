@@ -3,8 +3,12 @@
 #include <Eigen/Core>
 #include <cstdio>
 #include <exception>
+#include <iostream>
+#include <memory>
 #include <sstream>
+#include <stdexcept>
 #include <string>
+#include <vector>
 
 #include <fovea/core/config.hpp>
 #include <fovea/simd/ops.hpp>
@@ -93,7 +97,10 @@ int main(int argc, char** argv) {
     if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
     bench::register_selected(selection);
     describe_build();
-    benchmark::RunSpecifiedBenchmarks();
+    // Google Benchmark describes the machine on the error stream; there we want the progress alone.
+    const std::unique_ptr<benchmark::BenchmarkReporter> display(benchmark::CreateDefaultDisplayReporter());
+    display->SetErrorStream(&std::cout);
+    benchmark::RunSpecifiedBenchmarks(display.get());
     benchmark::Shutdown();
   } catch (const std::exception& error) {
     std::fprintf(stderr, "fovea_bench: %s\n", error.what());

@@ -41,7 +41,7 @@ struct Shape {
   double all_pairs() const { return double(batch) * double(heads) * double(queries) * double(keys); }
   double flops() const { return pairs() * 2 * double(key_dim + value_dim); }
   double kv_bytes() const;                                                 // K and V read once
-  bool few_queries() const { return queries * (heads / kv_heads) <= 16; }  // bound by memory, not by arithmetic
+  bool few_queries() const { return queries * (heads / kv_heads) <= 8; }  // bound by memory, not by arithmetic
 };
 
 std::vector<Shape> prefill_shapes();  // full and causal: square from 512 to 8192, a vision transformer, cross attention
