@@ -2,9 +2,11 @@
 // M.
 #pragma once
 
+#include <type_traits>
+
+#include <fovea/engine/over_splits.hpp>
 #include <fovea/engine/over_tiles.hpp>
 #include <fovea/exec/serial.hpp>
-#include <fovea/parts/kv/contiguous.hpp>
 
 namespace fovea::inline FOVEA_ISA {
 
@@ -17,8 +19,16 @@ void attend(const Problem<T>& problem, const Recipe<Mask, Scores>& recipe, const
   const auto mask = recipe.visible.bind(problem.where, shape);
   const auto scores = recipe.scores.template bind<T>(problem.where, shape);
   if (shape.batch == 0 || shape.heads == 0 || shape.queries == 0) return;
-  const kv::Contiguous<T> source{problem.k, problem.v};
-  OverTiles(problem, source, recipe.normalizer, mask, scores, !Scores::empty).run(executor);
+  using Source = kv::Contiguous<T>;
+  using Bound = std::remove_const_t<decltype(mask)>;
+  using BoundScores = std::remove_const_t<decltype(scores)>;
+  const Source source{problem.k, problem.v};
+  const Pass<T, Source, Bound, BoundScores> pass{problem, source, recipe.normalizer, mask, scores, !Scores::empty};
+  if (OverSplits<T, Source, Bound, BoundScores>::takes(shape.queries, problem.group)) {
+    OverSplits(pass).run(executor);
+  } else {
+    OverTiles(pass).run(executor);
+  }
 }
 
 }  // namespace engine

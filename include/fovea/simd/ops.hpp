@@ -8,6 +8,7 @@
 #include <xsimd/xsimd.hpp>
 
 #include <fovea/core/config.hpp>
+#include <fovea/simd/native.hpp>
 
 // g++ 12 takes the deliberately undefined operands inside its own 512-bit intrinsics for a mistake (GCC bug 105593).
 #if defined(__GNUC__) && !defined(__clang__)
@@ -49,6 +50,18 @@ template <class T>
 [[gnu::always_inline]] inline void store(T* p, Pack<T> x) {
   x.store_unaligned(p);
 }
+
+namespace detail {
+
+template <class T>
+[[gnu::always_inline]] inline Native<T, int(lanes<T>)> native(Pack<T> x) {
+  Native<T, int(lanes<T>)> result;
+  static_assert(sizeof result == sizeof x);
+  std::memcpy(&result, &x, sizeof result);
+  return result;
+}
+
+}  // namespace detail
 
 // a b + c in one rounding wherever the instruction set has it. (xsimd 8.1 spells it as two operations for AVX-512,
 // which only some compilers contract.)
@@ -96,21 +109,13 @@ template <class T>
 // Sum of the lanes, always in the same order.
 template <class T>
 [[gnu::always_inline]] inline T sum_of_lanes(Pack<T> x) {
-#if XSIMD_VERSION_MAJOR >= 9
-  return xsimd::reduce_add(x);
-#else
-  return xsimd::hadd(x);
-#endif
+  return fold<T, int(lanes<T>)>(detail::native(x), [](auto a, auto b) { return a + b; });
 }
 
 // Largest lane; unspecified when a lane is NaN.
 template <class T>
 [[gnu::always_inline]] inline T max_of_lanes(Pack<T> x) {
-  alignas(64) T lane[std::size_t(lanes<T>)];
-  store(lane, x);
-  T most = lane[0];
-  for (Index i = 1; i < lanes<T>; ++i) most = lane[i] > most ? lane[i] : most;
-  return most;
+  return fold<T, int(lanes<T>)>(detail::native(x), [](auto a, auto b) { return a > b ? a : b; });
 }
 
 // The integer of the same width.

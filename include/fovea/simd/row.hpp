@@ -60,6 +60,14 @@ inline void soft_cap(T* x, Index n, T cap) {
   transform(x, n, [=](Pack<T> v, Index) { return Pack<T>(cap) * tanh(v * Pack<T>(inverse)); });
 }
 
+// to[j] = from[j]
+template <class T>
+inline void copy(T* to, const T* from, Index n) {
+  Index j = 0;
+  for (; j + lanes<T> <= n; j += lanes<T>) store(to + j, load(from + j));
+  for (; j < n; ++j) to[j] = from[j];
+}
+
 // to[j] = from[j] factor; to and from may be the same.
 template <class T>
 inline void copy_scaled(T* to, const T* from, Index n, T factor) {

@@ -2,36 +2,14 @@
 #pragma once
 
 #include <cstring>
-#include <type_traits>
 #include <utility>
 
+#include <fovea/simd/native.hpp>
 #include <fovea/simd/ops.hpp>
 
 namespace fovea::inline FOVEA_ISA::simd {
 
 namespace detail {
-
-// The compilers' own vectors: unlike a batch they can be joined and interleaved within 128 bits on every instruction
-// set.
-template <class T, int count>
-struct NativeVector {
-  typedef T type __attribute__((vector_size(count * sizeof(T))));
-};
-template <class T, int count>
-using Native = typename NativeVector<T, count>::type;
-
-template <class T, int count>
-[[gnu::always_inline]] inline Native<T, count> native_load(const T* p) {
-  Native<T, count> x;
-  std::memcpy(&x, p, sizeof x);
-  return x;
-}
-
-template <class T, int half, int... i>
-[[gnu::always_inline]] inline Native<T, 2 * half> join(Native<T, half> a, Native<T, half> b,
-                                                       std::integer_sequence<int, i...>) {
-  return __builtin_shufflevector(a, b, i...);
-}
 
 // The 16-byte pieces at p, p + step, p + 2 step, ... side by side in one vector of `count` elements.
 template <class T, int count>
@@ -40,9 +18,8 @@ template <class T, int count>
   if constexpr (count == piece) {
     return native_load<T, piece>(p);
   } else {
-    return join<T, count / 2>(gather_pieces<T, count / 2>(p, step),
-                              gather_pieces<T, count / 2>(p + count / 2 / piece * step, step),
-                              std::make_integer_sequence<int, count>{});
+    return simd::join<T, count / 2>(gather_pieces<T, count / 2>(p, step),
+                                    gather_pieces<T, count / 2>(p + count / 2 / piece * step, step));
   }
 }
 

@@ -45,13 +45,13 @@ struct SoftmaxRows {
   }
 
   // Turns the scores of `rows` rows from row `first` on into weights, in place; columns is a whole number of vectors.
-  // True when a reference moved: what was summed before must then be multiplied by shrink.
-  template <int rows>
-  bool absorb(Index first, T* scores, Index stride, Index columns) {
+  // Either may be a constant. True when a reference moved: what was summed before must then be multiplied by shrink.
+  template <class Rows, class Columns>
+  bool absorb(Index first, Rows rows, T* scores, Index stride, Columns columns) {
     using simd::Pack;
     constexpr Index step = simd::lanes<T>;
     auto over = Pack<T>(T(0)) > Pack<T>(T(0));
-    for (int i = 0; i < rows; ++i) {
+    for (Index i = 0; i < rows; ++i) {
       const T* row = scores + i * stride;
       Pack<T> top = simd::load(row);
       for (Index j = step; j < columns; j += step) top = simd::max(top, simd::load(row + j));
@@ -60,7 +60,7 @@ struct SoftmaxRows {
     const bool moved = xsimd::any(over);
     if (moved) [[unlikely]]
       move_references(first, rows, scores, stride, columns);
-    for (int i = 0; i < rows; ++i) {
+    for (Index i = 0; i < rows; ++i) {
       T* row = scores + i * stride;
       const Pack<T> r(reference[first + i]);
       Pack<T> total = simd::load(sum + (first + i) * step);
@@ -77,17 +77,14 @@ struct SoftmaxRows {
   // l_i, the sum of the weights of row i; zero when it saw no key.
   T total(Index i) const { return simd::sum_of_lanes(simd::load(sum + i * simd::lanes<T>)); }
 
-  // ln sum_j exp(s_ij) of row i, from its total.
-  T log_sum(Index i, T total) const {
-    return total == T(0) ? -simd::infinity<T> : T(simd::ln_2) * (reference[i] + std::log2(total));
-  }
-
  private:
   [[gnu::noinline]] void move_references(Index first, Index rows, const T* scores, Index stride, Index columns) {
     for (Index i = 0; i < rows; ++i) {
       const Index at = first + i;
-      T most = scores[i * stride];
-      for (Index j = 1; j < columns; ++j) most = scores[i * stride + j] > most ? scores[i * stride + j] : most;
+      simd::Pack<T> top = simd::load(scores + i * stride);
+      for (Index j = simd::lanes<T>; j < columns; j += simd::lanes<T>)
+        top = simd::max(top, simd::load(scores + i * stride + j));
+      const T most = simd::max_of_lanes(top);
       if (!(most > limit[at])) {
         shrink[at] = T(1);
         continue;
@@ -100,6 +97,12 @@ struct SoftmaxRows {
     }
   }
 };
+
+// ln sum_j exp(s_ij) from the sum of a row's weights and their reference.
+template <class T>
+T log_sum(T total, T reference) {
+  return total == T(0) ? -simd::infinity<T> : T(simd::ln_2) * (reference + std::log2(total));
+}
 
 // softmax as a value of a recipe: the scale of the scores and, when asked for, a learned logit per head that takes part
 // in the denominator alone.

@@ -1,0 +1,107 @@
+// What both paths of the engine do to a tile besides the products: bring in queries and values, finish scores, write
+// rows.
+#pragma once
+
+#include <cstring>
+
+#include <fovea/engine/recipe.hpp>
+#include <fovea/engine/rows.hpp>
+#include <fovea/engine/work.hpp>
+#include <fovea/parts/kv/contiguous.hpp>
+
+namespace fovea::inline FOVEA_ISA::engine {
+
+// One call: its arrays, and the parts of its recipe bound to its shape.
+template <class T, class Source, class Mask, class Scores>
+struct Pass {
+  const Problem<T>& problem;
+  const Source& source;
+  const normalizer::Softmax& softmax;
+  const Mask& mask;
+  const Scores& scores;
+  bool modified;  // whether there are score modifiers
+
+  // Rows of q, `stride` apart and zero behind the width, times what brings scores into the unit that their first reader
+  // wants.
+  void load_queries(const TileRows& rows, T* q, Index stride) const {
+    const Index dim = source.key_dim();
+    const T scale = T(softmax.scale_for(dim) * (modified ? 1.0 : simd::log2_e));
+    for (Index r = 0; r < rows.count(); ++r) {
+      const Row at = rows.row(r);
+      simd::copy_scaled(q + r * stride, problem.q.row(at.batch, at.head, at.query), dim, scale);
+      for (Index d = dim; d < stride; ++d) q[r * stride + d] = T(0);
+    }
+  }
+
+  // Rows [first, last) of scores against the keys of `span`, `columns` apart: score modifiers, then the mask unless all
+  // keys are seen, then the columns behind the last key.
+  [[gnu::noinline]] void finish_scores(const TileRows& rows, Index first, Index last, Span span, bool all, T* row,
+                                       Index columns) const {
+    for (Index r = first; r < last; ++r, row += columns) {
+      if (r < rows.count()) {
+        const Row at = rows.row(r);
+        if (modified) {
+          scores(row, at, span);
+          simd::scale(row, span.size(), T(simd::log2_e));
+        }
+        if (!all) hide(at, span, row);
+      }
+      for (Index j = span.size(); j < columns; ++j) row[j] = -simd::infinity<T>;
+    }
+  }
+
+  // Values as aligned rows of `width` elements, zero behind theirs. When `careful`, rows with an infinity or NaN are
+  // left out (zero) and true is returned: they may be added to the queries that see them and to no other.
+  bool load_values(const kv::Rows<T>& v, Index count, bool careful, T* values, Index width) const {
+    bool spoiled = false;
+    const Index dim = source.value_dim();
+    for (Index j = 0; j < count; ++j) {
+      T* const row = values + j * width;
+      simd::copy(row, v[j], dim);
+      for (Index e = dim; e < width; ++e) row[e] = T(0);
+      if (careful && !simd::all_finite(row, dim)) {
+        std::memset(row, 0, std::size_t(dim) * sizeof(T));
+        spoiled = true;
+      }
+    }
+    return spoiled;
+  }
+
+  // The values that load_values left out, for those of the rows [first, last) that see them. weights: rows `columns`
+  // apart, as the normalizer left them; out: rows `width` apart.
+  [[gnu::noinline]] void add_spoiled(const TileRows& rows, Index first, Index last, Span span, const kv::Rows<T>& v,
+                                     const T* weights, Index columns, T* out, Index width) const {
+    const Index end = std::min(last, rows.count());
+    for (Index j = 0; j < span.size(); ++j) {
+      if (simd::all_finite(v[j], source.value_dim())) continue;
+      for (Index r = first; r < end; ++r) {
+        const Row at = rows.row(r);
+        if (mask::sees(mask, {at.batch, at.head, at.query, span.first + j}))
+          simd::add_scaled(out + (r - first) * width, weights[(r - first) * columns + j], v[j], source.value_dim());
+      }
+    }
+  }
+
+  // The result of a row from its weighted sum of values, the sum of its weights and their reference.
+  void write_row(Row at, const T* sum, T total, T reference) const {
+    T* const out = problem.out.row(at.batch, at.head, at.query);
+    if (total == T(0)) {
+      std::memset(out, 0, std::size_t(source.value_dim()) * sizeof(T));
+    } else {
+      simd::copy_divided(out, sum, source.value_dim(), total + softmax.sink_weight(at.head, reference));
+    }
+    if (problem.log_sum.data != nullptr)
+      *problem.log_sum.row(at.batch, at.head, at.query) = normalizer::log_sum(total, reference);
+  }
+
+ private:
+  void hide(Row at, Span span, T* row) const {
+    for (Index j = 0; j < span.size(); j += mask::word) {
+      const Span keys{span.first + j, std::min(span.first + j + mask::word, span.last)};
+      const auto seen = mask.seen(at, keys);
+      if (seen != mask::low_bits(keys.size())) simd::hide(row + j, keys.size(), seen);
+    }
+  }
+};
+
+}  // namespace fovea::inline FOVEA_ISA::engine

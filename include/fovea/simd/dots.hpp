@@ -1,0 +1,83 @@
+// Products of a few queries with many keys as they lie in memory: every key is read once and in order.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include <fovea/simd/ops.hpp>
+
+namespace fovea::inline FOVEA_ISA::simd {
+
+namespace detail {
+
+// Queries of one block; the block has one product for each lane of a vector.
+template <class T>
+inline constexpr Index dot_queries = lanes<T> >= 16  ? 4
+                                     : lanes<T> >= 8 ? 2
+                                                     : 1;
+
+// The products of `queries` queries with lanes / queries keys, query by query in the lanes of the result.
+template <class T, int queries>
+[[gnu::always_inline]] inline Native<T, int(lanes<T>)> dot_block(const T* q, Index q_stride, const T* const* key,
+                                                                 Index dim) {
+  constexpr int keys = int(lanes<T>) / queries;
+  Pack<T> sum[queries * keys];
+#pragma GCC unroll 16
+  for (int i = 0; i < queries * keys; ++i) sum[i] = Pack<T>(T(0));
+  const auto step = [&](Index d, auto&& load_key) __attribute__((always_inline)) {
+    Pack<T> left[queries];
+#pragma GCC unroll 4
+    for (int i = 0; i < queries; ++i) left[i] = load(q + i * q_stride + d);
+#pragma GCC unroll 16
+    for (int j = 0; j < keys; ++j) {
+      const Pack<T> right = load_key(key[j] + d);
+#pragma GCC unroll 4
+      for (int i = 0; i < queries; ++i) sum[i * keys + j] = fma(left[i], right, sum[i * keys + j]);
+    }
+  };
+  const Index full = dim / lanes<T> * lanes<T>;
+  for (Index d = 0; d < full; d += lanes<T>) step(d, [](const T* p) { return load(p); });
+  if (full < dim) step(full, [&](const T* p) { return load_some(p, dim - full); });
+  Native<T, int(lanes<T>)> product[queries * keys];
+#pragma GCC unroll 16
+  for (int i = 0; i < queries * keys; ++i) product[i] = native(sum[i]);
+  return sum_each<T, int(lanes<T>)>(product);
+}
+
+template <class T, int queries>
+inline void dot_queries_with_rows(const T* q, Index q_stride, Index count, const T* k, Index k_stride, Index dim,
+                                  T* scores, Index scores_stride) {
+  constexpr Index keys = lanes<T> / queries;
+  for (Index j = 0; j < count; j += keys) {
+    const T* key[std::size_t(keys)];
+    for (Index i = 0; i < keys; ++i) key[i] = k + std::min(j + i, count - 1) * k_stride;
+    const auto product = dot_block<T, queries>(q, q_stride, key, dim);
+    for (Index i = 0; i < queries; ++i)
+      std::memcpy(scores + i * scores_stride + j, reinterpret_cast<const char*>(&product) + i * keys * Index(sizeof(T)),
+                  std::size_t(std::min(keys, count - j)) * sizeof(T));
+  }
+}
+
+}  // namespace detail
+
+// scores[i][j] = q_i . k_j for `queries` queries and `count` rows of `dim` elements. Queries are whole vectors, zero
+// behind dim.
+template <class T>
+inline void dot_rows(Index queries, const T* q, Index q_stride, Index count, const T* k, Index k_stride, Index dim,
+                     T* scores, Index scores_stride) {
+  Index i = 0;
+  const auto run = [&](auto some) {
+    detail::dot_queries_with_rows<T, decltype(some)::value>(q + i * q_stride, q_stride, count, k, k_stride, dim,
+                                                            scores + i * scores_stride, scores_stride);
+    i += decltype(some)::value;
+  };
+  if constexpr (detail::dot_queries<T> >= 4) {
+    while (queries - i >= 4) run(std::integral_constant<int, 4>{});
+  }
+  if constexpr (detail::dot_queries<T> >= 2) {
+    while (queries - i >= 2) run(std::integral_constant<int, 2>{});
+  }
+  while (i < queries) run(std::integral_constant<int, 1>{});
+}
+
+}  // namespace fovea::inline FOVEA_ISA::simd
