@@ -91,12 +91,6 @@ Progress& progress() {
   return line;
 }
 
-void fail(benchmark::State& state, const std::string& name, const std::string& reason) {
-  failed().push_back(name + ": " + reason);
-  std::fprintf(stderr, "\nfailed: %s: %s\n", name.c_str(), reason.c_str());
-  state.SkipWithError(reason.c_str());
-}
-
 // What was found out about a bench on its first sample.
 struct Known {
   std::optional<Accuracy> accuracy;
@@ -117,8 +111,12 @@ struct Bench {
         if (!known->failure.empty()) throw std::runtime_error(known->failure);
         sample(state);
       } catch (const std::exception& error) {
-        if (known->failure.empty()) known->failure = error.what();
-        fail(state, name, error.what());
+        if (known->failure.empty()) {
+          known->failure = error.what();
+          failed().push_back(name);
+          std::fprintf(stderr, "\nfailed: %s: %s\n", name.c_str(), error.what());
+        }
+        state.SkipWithError(error.what());
         break;
       }
     }

@@ -138,7 +138,7 @@ struct Selection {
 
 // Hands the chosen benches to Google Benchmark; returns how many samples will be taken.
 Index register_selected(const Selection& selection);
-// Names of the benches that failed so far, with what went wrong.
+// Names of the benches that failed so far.
 const std::vector<std::string>& failures();
 
 }  // namespace bench

@@ -40,7 +40,7 @@ struct Shape {
   double pairs() const;      // (query, key) pairs that the pattern keeps, over the whole batch and all heads
   double all_pairs() const { return double(batch) * double(heads) * double(queries) * double(keys); }
   double flops() const { return pairs() * 2 * double(key_dim + value_dim); }
-  double kv_bytes() const;                                                 // K and V read once
+  double kv_bytes() const;                                                // K and V read once
   bool few_queries() const { return queries * (heads / kv_heads) <= 8; }  // bound by memory, not by arithmetic
 };
 

@@ -1,0 +1,331 @@
+"""The results of fovea_bench, and of the peers beside it, as rows that can be compared."""
+
+import json
+import math
+import pathlib
+import platform
+import re
+import statistics
+import subprocess
+
+BASELINE = "dense/plain_eigen"
+TITLES = {
+    "prefill": "Prefill: many queries, bound by arithmetic",
+    "decode": "Decode: one query, bound by reading K and V",
+    "small": "Small problems, many of them",
+    "mask": "Masks at 4096 tokens",
+    "real": "Tensors of trained models",
+    "user": "Your tensors",
+}
+PEER_TOLERANCE = 1e-4  # a peer further from its double reference than this is not counted
+
+
+class Row:
+    """One bench: the medians of its samples. Its counters are attributes too, None where it has none of that name."""
+
+    def __init__(self, name, samples):
+        self.name = name
+        first = samples[0]
+        self.table = first.get("label", "")
+        parts = name.split("/")
+        self.method = "/".join(parts[:2])
+        sizes = {key: value for key, _, value in (part.partition(":") for part in parts if ":" in part)}
+        self.threads = int(sizes.pop("threads"))
+        words = [part for part in parts[2:] if ":" not in part]
+        self.type, self.pattern, self.data = (words + ["", "", ""])[:3]
+        self.sizes = {key: int(value) for key, value in sizes.items()}
+        self.times = [
+            sample["real_time"] * {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1}[sample["time_unit"]]
+            for sample in samples
+        ]
+        self.time = statistics.median(self.times)
+        self.best_call = min(sample["best"] for sample in samples)
+        self.counters = {
+            key: statistics.median(sample[key] for sample in samples)
+            for key, value in first.items()
+            if isinstance(value, float)
+        }
+
+    def __getattr__(self, key):
+        if key.startswith("_") or "counters" not in self.__dict__:
+            raise AttributeError(key)
+        return self.counters.get(key)
+
+    @property
+    def spread(self):
+        """Half the range of the samples over their median."""
+        return (max(self.times) - min(self.times)) / 2 / self.time
+
+    @property
+    def problem(self):
+        """What two methods must share to be compared."""
+        return (self.type, self.pattern, self.data, tuple(self.sizes.items()), self.threads)
+
+    @property
+    def shape(self):
+        words = [self.data or ("decode" if self.sizes["N"] == 1 else self.pattern)]
+        words += [self.pattern] if self.data and self.pattern != "full" else []
+        words.append(f"({','.join(map(str, self.sizes.values()))})")
+        return " ".join(words + ([self.type] if self.type != "f32" else []))
+
+    @property
+    def memory_bound(self):
+        return bool(self.bandwidth_share)
+
+    @property
+    def share(self):
+        """Of the limit that binds this shape."""
+        return self.bandwidth_share if self.memory_bound else self.peak_share
+
+    @property
+    def share_at_best(self):
+        """The same for the fastest call of all."""
+        return (
+            self.bytes * self.time / self.best_call / self.bandwidth
+            if self.memory_bound
+            else self.flops * self.time / self.best_call / self.peak
+        )
+
+    @property
+    def case(self):
+        """MODE:B,H,G,N,M,D as the peers know it, or nothing."""
+        if self.type != "f32" or self.pattern not in ("full", "causal") or "e" in self.sizes:
+            return None
+        mode = "decode" if self.sizes["N"] == 1 else self.pattern
+        return mode + ":" + ",".join(str(self.sizes[key]) for key in "BHGNMd")
+
+
+class Results:
+    def __init__(self, files, peers_file, failed):
+        self.context, samples, self.failed, self.machine = {}, {}, list(failed), {}
+        for path in files:
+            text = json.loads(pathlib.Path(path).read_text())
+            self.context = text["context"]
+            for entry in text["benchmarks"]:
+                if entry["run_type"] != "iteration":
+                    continue
+                name = entry["name"].split("/iterations:")[0]
+                if entry.get("error_occurred"):
+                    reason = f"{name}: {entry.get('error_message', '')}"
+                    if reason not in self.failed:
+                        self.failed.append(reason)
+                else:
+                    samples.setdefault(name, []).append(entry)
+        self.rows = []
+        for name, entries in samples.items():
+            if name.startswith("machine/"):
+                self.machine[name[len("machine/") :]] = statistics.median(entry["rate"] for entry in entries)
+            else:
+                self.rows.append((entries[0]["family_index"], Row(name, entries)))
+        self.rows = [row for _, row in sorted(self.rows, key=lambda pair: pair[0])]
+        self.baseline = {row.problem: row for row in self.rows if row.method == BASELINE}
+        self.peers = {}
+        if peers_file:
+            for line in pathlib.Path(peers_file).read_text().splitlines():
+                peer = json.loads(line)
+                case = f"{peer['mode']}:" + ",".join(str(peer[key]) for key in ("B", "H", "G", "N", "M", "D"))
+                if peer["error"] <= PEER_TOLERANCE:
+                    self.peers.setdefault((case, peer["threads"]), {})[peer["peer"]] = peer
+
+    def sections(self):
+        """(title, rows) in the order in which the benches were registered; the baseline only where it is alone."""
+        shown = [row for row in self.rows if row.method != BASELINE] or self.rows
+        groups = {}
+        for row in shown:
+            groups.setdefault((row.method, row.table), []).append(row)
+        several = len({method for method, _ in groups}) > 1
+        order = list(TITLES)
+        for (method, table), rows in sorted(
+            groups.items(), key=lambda g: (order.index(g[0][1]) if g[0][1] in order else 99, g[0][0])
+        ):
+            title = TITLES.get(table, table)
+            yield (f"{title} · {method}" if several else title), rows
+
+    def ours(self):
+        return [row for row in self.rows if row.method != BASELINE]
+
+    def against_eigen(self, row):
+        base = self.baseline.get(row.problem)
+        return base.time / row.time if base and base is not row else None
+
+    def fastest_peer(self, row):
+        """(name, how many times as long its best call takes as ours); ours as timed among the peers, where it was."""
+        peers = self.peers.get((row.case, row.threads))
+        if not peers or row.method == BASELINE:
+            return None
+        ours = peers["fovea"]["best_s"] if "fovea" in peers else row.best_call
+        others = {name: peer["best_s"] for name, peer in peers.items() if name not in ("fovea", "eigen")} or {
+            name: peer["best_s"] for name, peer in peers.items() if name != "fovea"
+        }
+        if not others:
+            return None
+        name = min(others, key=others.get)
+        return name, others[name] / ours
+
+    def same_problem(self, row, **changes):
+        """The row of the same method whose problem differs in `changes` only."""
+        wanted = {
+            "type": row.type,
+            "pattern": row.pattern,
+            "data": row.data,
+            "sizes": row.sizes,
+            "threads": row.threads,
+            **changes,
+        }
+        for other in self.rows:
+            if other.method == row.method and all(getattr(other, key) == value for key, value in wanted.items()):
+                return other
+        return None
+
+    def ratios(self):
+        """What is promised, measured: (what, row, value, goal, at most?)."""
+        dense_goal = 0.85 if self.context.get("instruction_set", "").startswith("avx512") else 0.80
+        for row in self.ours():
+            n, m = row.sizes["N"], row.sizes["M"]
+            full = self.same_problem(row, pattern="full")
+            single = self.same_problem(row, threads=1)
+            peer = self.fastest_peer(row)
+            random = row.type == "f32" and not row.data
+            if row.table == "prefill" and random and row.pattern == "full" and n == m >= 2048 and row.threads == 1:
+                yield "share of the arithmetic limit", row, row.peak_share, dense_goal, False
+            if row.table == "decode" and m >= 32768:
+                yield "share of the read bandwidth", row, row.bandwidth_share, 0.85, False
+            if row.pattern == "causal" and full and n == m >= 4096:
+                yield "causal time over full time", row, row.time / full.time, 0.55, True
+            if row.table == "mask" and row.pattern != "full" and full:
+                value = row.time / (row.visited * full.time)
+                yield "masked time over (visited share × dense time)", row, value, 1.15, True
+            if row.threads == 2 and single and random and (n == m >= 2048 or m >= 32768):
+                yield "speed of two threads over one", row, single.time / row.time, 1.8, False
+            if peer and peer[0] != "eigen":
+                yield f"fastest peer's time over ours ({peer[0]})", row, peer[1], 1.1, False
+        worst = self.worst_error()
+        if worst:
+            yield "largest error over a plain loop's", worst[1], worst[0], 1.0, True
+
+    def worst_error(self):
+        """(ratio, row): the row whose error is largest as a multiple of the plain loop's."""
+        rows = [row for row in self.ours() if row.naive_error]
+        return max(((row.error / row.naive_error, row) for row in rows), key=lambda pair: pair[0], default=None)
+
+
+def duration(seconds):
+    for unit, factor in (("s", 1), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= factor or unit == "µs":
+            value = seconds / factor
+            return f"{value:.{max(0, 2 - int(math.floor(math.log10(value)))) if value > 0 else 2}f} {unit}"
+
+
+def rate(row):
+    return f"{row.bytes / 1e9:.1f} GB/s" if row.memory_bound else f"{row.flops / 1e9:.1f} GF/s"
+
+
+def error_text(row):
+    return f"{row.error:.1e} / {row.naive_error:.1e}" if row.error is not None else ""
+
+
+def stored_text(row):
+    parts = [f"o {row.stored_error:.1e}"] if row.stored_error is not None else []
+    parts += [f"lse {row.stored_log_sum_error:.1e}"] if row.stored_log_sum_error is not None else []
+    return ", ".join(parts)
+
+
+def columns(results, rows):
+    """Headings and cells of a section."""
+    heads = ["shape", "threads", "time", "spread", "rate", "of limit", "at best", "vs Eigen"]
+    with_peers = any(results.fastest_peer(row) for row in rows)
+    with_masks = any(row.visited is not None and row.visited < 1 for row in rows) and rows[0].table == "mask"
+    with_stored = any(stored_text(row) for row in rows)
+    heads += (["fastest peer"] if with_peers else []) + (["visited", "vs dense"] if with_masks else [])
+    heads += ["error / plain loop"] + (["vs stored"] if with_stored else [])
+    cells = []
+    for row in rows:
+        eigen, peer = results.against_eigen(row), results.fastest_peer(row)
+        line = [
+            row.shape,
+            str(row.threads),
+            duration(row.time),
+            f"±{row.spread * 100:.0f}%",
+            rate(row),
+            f"{row.share * 100:.0f}% {'mem' if row.memory_bound else 'fma'}",
+            f"{row.share_at_best * 100:.0f}%",
+            f"{eigen:.2f}x" if eigen else "",
+        ]
+        if with_peers:
+            line.append(f"{peer[1]:.2f}x {peer[0]}" if peer else "")
+        if with_masks:
+            dense = results.same_problem(row, pattern="full")
+            line += [f"{row.visited * 100:.1f}%", f"{row.time / dense.time * 100:.1f}%" if dense else ""]
+        line.append(error_text(row))
+        if with_stored:
+            line.append(stored_text(row))
+        cells.append(line)
+    return heads, cells
+
+
+def machine_lines(results):
+    """(what, value) of the limits that were measured."""
+    for name, value in sorted(results.machine.items()):
+        kind, _, rest = name.partition("/")
+        words, _, threads = rest.rpartition("/threads:")
+        suffix = f"{threads} thread{'s' * (threads != '1')}"
+        if kind == "arithmetic":
+            yield f"arithmetic {words}, {suffix}", f"{value / 1e9:.0f} GFLOP/s"
+        else:
+            yield f"reading {words.replace(':', ' ')}, {suffix}", f"{value / 1e9:.1f} GB/s"
+
+
+def promises(results):
+    """Headings and lines of what is promised beside what was measured."""
+    lines = []
+    for what, row, value, goal, at_most in results.ratios():
+        met = value <= goal if at_most else value >= goal
+        goal_text = f"{'≤' if at_most else '≥'} {goal:.2f}"
+        lines.append([what, row.shape, str(row.threads), f"{value:.2f}", goal_text, "ok" if met else "missed"])
+    return ["ratio", "shape", "threads", "measured", "goal", ""], lines
+
+
+def disturbance(results):
+    """A sentence when other programs took the cores during much of the run, else nothing."""
+    clean = [row.undisturbed for row in results.rows if row.undisturbed is not None]
+    if not clean or statistics.mean(clean) > 0.8:
+        return []
+    return [
+        f"Other programs were busy on this machine: only {statistics.mean(clean) * 100:.0f}% of the calls ran "
+        "undisturbed. Long calls and two threads suffer most; take their numbers as lower bounds."
+    ]
+
+
+def cpu_name():
+    try:
+        match = re.search(r"model name\s*:\s*(.+)", pathlib.Path("/proc/cpuinfo").read_text())
+        return match.group(1) if match else platform.machine()
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
+def revision():
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        cwd=pathlib.Path(__file__).parent,
+        check=False,
+    )
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def build_lines(results):
+    context = results.context
+    facts = [
+        ("processor", f"{cpu_name()}, {context.get('num_cpus', '?')} cores"),
+        ("system", f"{platform.system()} {platform.release()}"),
+        ("compiler", context.get("compiler", "")),
+        ("flags", context.get("flags", "")),
+        ("instruction set", f"{context.get('instruction_set', '')}, {context.get('lanes_f32', '?')} floats a vector"),
+        ("libraries", f"Eigen {context.get('eigen', '')}, xsimd {context.get('xsimd', '')}"),
+        ("revision", revision()),
+        ("date", context.get("date", "")[:16].replace("T", " ")),
+        ("load before the run", ", ".join(f"{x:.1f}" for x in context.get("load_avg", []))),
+    ]
+    return [(key, value) for key, value in facts if value]
