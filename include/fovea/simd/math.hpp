@@ -43,13 +43,14 @@ template <class T>
   return {from_bits<T>(shift_left<Exponent<T>::mantissa_bits, Bits<T>>(as_bits<T>(shifted))), x - (shifted - magic)};
 }
 
-// (2^f - 1) / f on [-1/2, 1/2] (Remez; relative error of 1 + f q(f): 9.2e-8 in degree 5, 1.8e-17 in degree 11).
+// q(f) near (2^f - 1) / f on [-1/2, 1/2] such that 1 + f q(f) is 2^f to 1.06 ulp (float) or 0.16 ulp (double) before
+// rounding.
 [[gnu::always_inline]] inline Pack<float> power_slope(Pack<float> f) {
-  Pack<float> q(0.0013264745875415563f);
-  q = fma(q, f, Pack<float>(0.009671512527554788f));
-  q = fma(q, f, Pack<float>(0.05550733691929425f));
-  q = fma(q, f, Pack<float>(0.24022242085917986f));
-  return fma(q, f, Pack<float>(0.6931469776110003f));
+  Pack<float> q(0.00132257077489138f);
+  q = fma(q, f, Pack<float>(0.009671762884742533f));
+  q = fma(q, f, Pack<float>(0.055508914368215936f));
+  q = fma(q, f, Pack<float>(0.24022237036888983f));
+  return fma(q, f, Pack<float>(0.6931468292500601f));
 }
 
 [[gnu::always_inline]] inline Pack<double> power_slope(Pack<double> f) {
@@ -64,6 +65,31 @@ template <class T>
   q = fma(q, f, Pack<double>(0.055504108664790392791));
   q = fma(q, f, Pack<double>(0.24022650695910097163));
   return fma(q, f, Pack<double>(0.69314718055994573032));
+}
+
+// The same such that q(f) itself, and so 2^f - 1 near zero, is right: to a relative 1.1e-8 (float) or 2.4e-19 (double).
+[[gnu::always_inline]] inline Pack<float> power_minus_one_slope(Pack<float> f) {
+  Pack<float> q(0.00015403517991626400059f);
+  q = fma(q, f, Pack<float>(0.001339073542099666024f));
+  q = fma(q, f, Pack<float>(0.0096182374785684626034f));
+  q = fma(q, f, Pack<float>(0.055503574338408495636f));
+  q = fma(q, f, Pack<float>(0.24022649795026923547f));
+  return fma(q, f, Pack<float>(0.69314718792661489388f));
+}
+
+[[gnu::always_inline]] inline Pack<double> power_minus_one_slope(Pack<double> f) {
+  Pack<double> q(2.5678414782904213772e-11);
+  q = fma(q, f, Pack<double>(4.4558046505305198259e-10));
+  q = fma(q, f, Pack<double>(7.0549322792208111452e-09));
+  q = fma(q, f, Pack<double>(1.0178057170526063122e-07));
+  q = fma(q, f, Pack<double>(1.3215486721345803256e-06));
+  q = fma(q, f, Pack<double>(1.5252733841375877574e-05));
+  q = fma(q, f, Pack<double>(0.00015403530393466173835));
+  q = fma(q, f, Pack<double>(0.0013333558146406631305));
+  q = fma(q, f, Pack<double>(0.0096181291076284369801));
+  q = fma(q, f, Pack<double>(0.055504108664821624752));
+  q = fma(q, f, Pack<double>(0.24022650695910072183));
+  return fma(q, f, Pack<double>(0.69314718055994528623));
 }
 
 }  // namespace detail
@@ -83,9 +109,9 @@ template <class T>
   const Pack<T> size = xsimd::abs(x);
   const Pack<T> y = at_most(Pack<T>(T(64)), size * Pack<T>(T(2 * log2_e)));
   const auto [scale, f] = detail::split_power<T>(y);
-  const Pack<T> z = fma(detail::power_slope(f) * f, scale, scale - Pack<T>(1));
+  const Pack<T> z = fma(detail::power_minus_one_slope(f) * f, scale, scale - Pack<T>(1));
   const Pack<T> t = z / (z + Pack<T>(2));
-  return xsimd::select(x < Pack<T>(0), -t, t);
+  return xsimd::copysign(t, x);
 }
 
 }  // namespace fovea::inline FOVEA_ISA::simd
