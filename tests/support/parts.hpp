@@ -9,6 +9,7 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <sstream>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -107,9 +108,10 @@ class Guarded {
 };
 
 inline std::string place(const fovea::mask::Region& r) {
-  const auto span = [](fovea::Span s) { return "[" + std::to_string(s.first) + ", " + std::to_string(s.last) + ")"; };
-  return "batch " + std::to_string(r.batch) + " heads " + span(r.heads) + " queries " + span(r.queries) + " keys " +
-         span(r.keys);
+  std::ostringstream text;
+  text << "batch " << r.batch << " heads [" << r.heads.first << ", " << r.heads.last << ") queries [" << r.queries.first
+       << ", " << r.queries.last << ") keys [" << r.keys.first << ", " << r.keys.last << ")";
+  return text.str();
 }
 
 // Compares seen() and cover() of a mask with its predicate over everything that fits the shape (at most 64 keys); gives
@@ -118,7 +120,11 @@ template <class Mask, class Predicate>
 std::string mask_difference(const Mask& mask, const fovea::Shape& shape, const Predicate& predicate, bool exact) {
   using fovea::mask::Cover;
   const auto bound = mask.bind("test", shape);
-  const auto n = "N " + std::to_string(shape.queries) + " M " + std::to_string(shape.keys) + " ";
+  const auto difference = [&](const char* what, const fovea::mask::Region& region) {
+    std::ostringstream text;
+    text << what << ": N " << shape.queries << " M " << shape.keys << " " << place(region);
+    return text.str();
+  };
   for (Index b = 0; b < shape.batch; ++b) {
     std::vector<std::vector<std::uint64_t>> rows(std::size_t(shape.heads));
     for (Index h = 0; h < shape.heads; ++h) {
@@ -131,7 +137,7 @@ std::string mask_difference(const Mask& mask, const fovea::Shape& shape, const P
             const std::uint64_t all = last - first == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << (last - first)) - 1;
             const std::uint64_t wanted = first == 64 ? 0 : (row >> first) & all;
             if (bound.seen({b, h, i}, {first, last}) != wanted)
-              return "seen: " + n + place({b, {h, h + 1}, {i, i + 1}, {first, last}});
+              return difference("seen", {b, {h, h + 1}, {i, i + 1}, {first, last}});
           }
         }
       }
@@ -153,9 +159,9 @@ std::string mask_difference(const Mask& mask, const fovea::Shape& shape, const P
                 const fovea::mask::Region region{b, {h0, h1}, {i0, i1}, {first, last}};
                 const Cover cover = bound.cover(region);
                 if ((cover == Cover::none && !none) || (cover == Cover::full && !full))
-                  return "cover is wrong: " + n + place(region);
+                  return difference("cover is wrong", region);
                 if (exact && cover != (none ? Cover::none : full ? Cover::full : Cover::part))
-                  return "cover is not exact: " + n + place(region);
+                  return difference("cover is not exact", region);
               }
             }
           }
@@ -188,8 +194,7 @@ std::string long_mask_difference(const Mask& mask, const fovea::Shape& shape, co
       std::uint64_t wanted = 0;
       for (Index last = first; last <= std::min(first + 64, shape.keys); ++last) {
         if (last > first) wanted |= std::uint64_t{predicate(fovea::Site{0, 0, i, last - 1})} << (last - 1 - first);
-        if (bound.seen({0, 0, i}, {first, last}) != wanted)
-          return "seen: " + place({0, {0, 1}, {i, i + 1}, {first, last}});
+        if (bound.seen({0, 0, i}, {first, last}) != wanted) return place({0, {0, 1}, {i, i + 1}, {first, last}});
       }
     }
   }
@@ -217,8 +222,9 @@ std::string score_difference(const Score& score, const fovea::Shape& shape, cons
               const fovea::Site site{b, h, i, first + j};
               const double s = double(given[std::size_t(first + j)]);
               if (!(std::fabs(double(x[j]) - formula(s, site)) <= allowed(s, site)))
-                return "got " + std::to_string(x[j]) + " wanted " + std::to_string(formula(s, site)) + " at " +
-                       place({b, {h, h + 1}, {i, i + 1}, {first, first + size}}) + " element " + std::to_string(j);
+                return (std::ostringstream() << "got " << x[j] << " wanted " << formula(s, site) << " element " << j
+                                             << " of " << place({b, {h, h + 1}, {i, i + 1}, {first, first + size}}))
+                    .str();
             }
           }
         }
