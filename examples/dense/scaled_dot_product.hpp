@@ -4,7 +4,7 @@
 //   o_i  = sum_j exp(s_ij) v_j / (exp(c) + sum_j exp(s_ij)),   L_i = ln sum_j exp(s_ij)   over the keys j that i sees
 //
 // f changes scores and c is the logit of a sink; without them f leaves a score as it is and exp(c) is zero. A query
-// that sees no key gives o_i = 0 and L_i = -infinity. Keys and values that a query does not see are never read.
+// that sees no key gives o_i = 0 and L_i = -infinity.
 #pragma once
 
 #include <Eigen/Core>
@@ -47,9 +47,10 @@ Attention<Real> scaled_dot_product(const Matrix<Real>& q, const Matrix<Real>& k,
     Real most = -infinity;
     for (Eigen::Index j = 0; j < k.rows(); ++j) {
       if (options.visible && !options.visible(i, j)) continue;
-      const Real product = scale * q.row(i).dot(k.row(j));
+      Real product = 0;
+      for (Eigen::Index d = 0; d < q.cols(); ++d) product += q(i, d) * k(j, d);
       seen.push_back(j);
-      s.push_back(options.score ? options.score(product, i, j) : product);
+      s.push_back(options.score ? options.score(scale * product, i, j) : scale * product);
       most = std::max(most, s.back());
     }
     if (most == -infinity) continue;
