@@ -39,24 +39,29 @@ std::pair<Index, Index> pair_of(Index k, Index rotated, RotaryLayout layout) {
   return layout == RotaryLayout::half_split ? std::pair{k, k + rotated / 2} : std::pair{2 * k, 2 * k + 1};
 }
 
-// How many elements differ from the formula in double. Cosine and sine are rounded (half an epsilon), the two products
-// and their sum as well: below 2 epsilon of |a| + |b|.
+// How many elements differ from the formula in long double. Cosine and sine are rounded (half an epsilon), the two
+// products and their sum as well: below 2 epsilon of |a| + |b|. The angle is a product of rounded doubles: below 2 of
+// their epsilon for each position.
 template <class T>
 int wrong_elements(const Rotated<T>& r, const std::vector<Index>& positions, const RotaryOptions& options) {
-  const auto [batch, heads, length, dim] = r.extents;
+  const Index heads = r.extents.heads, length = r.extents.length, dim = r.extents.dim;
   const Index rotated = options.rotated == 0 ? dim : options.rotated;
   int wrong = 0;
-  for (Index row = 0; row < batch * heads * length; ++row) {
+  for (Index row = 0; row < r.extents.batch * heads * length; ++row) {
     const Index b = row / length / heads, t = row % length;
     const auto at = std::size_t(Index(positions.size()) == length ? t : b * length + t);
     const T* const x = r.given.data() + row * dim;
     const T* const y = r.out.data() + row * dim;
     for (Index k = 0; k < rotated / 2; ++k) {
       const auto [i, j] = pair_of(k, rotated, options.layout);
-      const double angle = double(positions[at]) * std::pow(options.base, -2.0 * double(k) / double(rotated));
-      const double a = double(x[i]), b2 = double(x[j]), size = 2 * support::epsilon<T> * (std::fabs(a) + std::fabs(b2));
-      wrong += !(std::fabs(double(y[i]) - (a * std::cos(angle) - b2 * std::sin(angle))) <= size);
-      wrong += !(std::fabs(double(y[j]) - (a * std::sin(angle) + b2 * std::cos(angle))) <= size);
+      const long double angle = (long double)positions[at] *
+                                std::pow((long double)options.base, -2.0L * (long double)k / (long double)rotated);
+      const long double first = x[i], second = x[j];
+      const double allowed =
+          2 * (support::epsilon<T> + std::fabs(double(positions[at])) *
+                                         support::epsilon<double>)*double(std::fabs(first) + std::fabs(second));
+      wrong += !(std::fabs(double(y[i] - (first * std::cos(angle) - second * std::sin(angle)))) <= allowed);
+      wrong += !(std::fabs(double(y[j] - (first * std::sin(angle) + second * std::cos(angle)))) <= allowed);
     }
     for (Index c = rotated; c < dim; ++c) wrong += support::bits(x[c]) != support::bits(y[c]);
   }
@@ -134,8 +139,10 @@ TEMPLATE_TEST_CASE("the product of a query and a key depends on the distance of 
       products.push_back(dot(q.out.data(), k.out.data(), dim));
       size = std::sqrt(dot(q.given.data(), q.given.data(), dim) * dot(k.given.data(), k.given.data(), dim));
     }
-    // Both vectors are off by less than 3 epsilon of their norm, in each of two products.
-    for (const double product : products) CHECK(std::fabs(product - products[0]) <= 12 * support::epsilon<T> * size);
+    // Both vectors are off by less than 3 epsilon of their norm and their angles by less than 2 epsilon of double for
+    // each position, in each of two products.
+    const double allowed = (12 * support::epsilon<T> + 8 * 4011 * support::epsilon<double>)*size;
+    for (const double product : products) CHECK(std::fabs(product - products[0]) <= allowed);
   }
 }
 
