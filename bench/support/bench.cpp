@@ -1,6 +1,5 @@
 #include "bench.hpp"
 
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,35 +15,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-// Times that the kernel took a core away from this process.
-long preemptions() {
-  rusage usage = {};
-  getrusage(RUSAGE_SELF, &usage);
-  return usage.ru_nivcsw;
-}
-
-// Times of single calls, sorted. One during which others took the core more than ten times a second is set aside, and
-// counts only where there is no other.
-struct Times {
-  std::vector<double> calls;
-  double undisturbed = 0;  // share of the calls
-};
-
-Times time_calls(const std::function<void()>& call, double seconds) {
-  std::vector<double> clean, disturbed;
-  for (const auto start = Clock::now(); clean.size() + disturbed.size() == 0 || since(start) < seconds;) {
-    const long before = preemptions();
-    const auto begin = Clock::now();
-    call();
-    const double taken = since(begin);
-    (double(preemptions() - before) <= 10 * taken ? clean : disturbed).push_back(taken);
-  }
-  const double share = double(clean.size()) / double(clean.size() + disturbed.size());
-  std::vector<double>& kept = clean.empty() ? disturbed : clean;
-  std::sort(kept.begin(), kept.end());
-  return {std::move(kept), share};
-}
 
 struct Method {
   std::string name, type;
@@ -154,10 +124,10 @@ void Bench::sample(benchmark::State& state) const {
   };
 
   measure_limits();
-  const auto [calls, undisturbed] = time_calls(ready.call, sample_seconds);
+  const Times times = time_calls(ready.call, sample_seconds);
   measure_limits();
 
-  const double median = 0.5 * (calls[(calls.size() - 1) / 2] + calls[calls.size() / 2]);
+  const double median = times.median();
   state.SetIterationTime(median);
 
   const double flops = known->pairs * 2 * double(shape.key_dim + shape.value_dim);
@@ -173,9 +143,9 @@ void Bench::sample(benchmark::State& state) const {
     counters["bandwidth"] = bandwidth;
     counters["bandwidth_share"] = kv_bytes / median / bandwidth;
   }
-  counters["calls"] = double(calls.size());
-  counters["undisturbed"] = undisturbed;
-  counters["best"] = calls.front();
+  counters["calls"] = double(times.calls.size());
+  counters["undisturbed"] = times.undisturbed;
+  counters["best"] = times.calls.front();
   counters["error"] = accuracy.error;
   counters["naive_error"] = accuracy.naive_error;
   if (accuracy.log_sum_error) counters["log_sum_error"] = *accuracy.log_sum_error;

@@ -58,14 +58,15 @@ template <class T>
 Accuracy accuracy(const Input<T>& in, const Tensor<T>& out, const LogSums<T>* log_sum) {
   Accuracy result;
   RelativeError error, naive, log_sums;
-  std::vector<double> exact(std::size_t(in.shape.value_dim));
+  using Exact = std::conditional_t<std::is_same_v<T, float>, double, long double>;
+  std::vector<Exact> exact(std::size_t(in.shape.value_dim));
   std::vector<T> plain(std::size_t(in.shape.value_dim));
   for (const Row& row : sample_rows(in.shape, 64)) {
-    const double wanted = plain_row(in, row, exact.data());
+    const double wanted = double(plain_row(in, row, exact.data()));
     plain_row(in, row, plain.data());
     for (Index c = 0; c < in.shape.value_dim; ++c) {
-      error.add(double(out(row.batch, row.head, row.query, c)), exact[std::size_t(c)]);
-      naive.add(double(plain[std::size_t(c)]), exact[std::size_t(c)]);
+      error.add(double(out(row.batch, row.head, row.query, c)), double(exact[std::size_t(c)]));
+      naive.add(double(plain[std::size_t(c)]), double(exact[std::size_t(c)]));
     }
     if (log_sum) log_sums.add(double((*log_sum)(row.batch, row.head, row.query)), wanted);
   }

@@ -1,10 +1,11 @@
 #include "machine.hpp"
 
 #include <benchmark/benchmark.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cstdint>
+#include <utility>
 
 #include <fovea/simd/ops.hpp>
 
@@ -16,10 +17,11 @@ using Clock = std::chrono::steady_clock;
 
 double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-double median(std::vector<double>& x) {
-  const auto middle = x.begin() + std::ptrdiff_t(x.size() / 2);
-  std::nth_element(x.begin(), middle, x.end());
-  return *middle;
+// Times that the system took a core away from this process.
+long preemptions() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_nivcsw;
 }
 
 // Operations per second of about a tenth of a millisecond. Twelve sums hide a latency of up to six at two a cycle.
@@ -65,6 +67,21 @@ void read_all(const char* data, std::size_t size) {
 
 }  // namespace
 
+Times time_calls(const std::function<void()>& call, double seconds, std::size_t least) {
+  std::vector<double> clean, disturbed;
+  for (const auto start = Clock::now(); clean.size() + disturbed.size() < least || since(start) < seconds;) {
+    const long before = preemptions();
+    const auto begin = Clock::now();
+    call();
+    const double taken = since(begin);
+    (double(preemptions() - before) <= 10 * taken ? clean : disturbed).push_back(taken);
+  }
+  const double share = double(clean.size()) / double(clean.size() + disturbed.size());
+  std::vector<double>& kept = clean.empty() ? disturbed : clean;
+  std::sort(kept.begin(), kept.end());
+  return {std::move(kept), share};
+}
+
 template <class T>
 double arithmetic_rate(const fovea::exec::Pool& pool, double seconds) {
   const Index threads = pool.concurrency();
@@ -72,9 +89,11 @@ double arithmetic_rate(const fovea::exec::Pool& pool, double seconds) {
   pool.parallel_for(threads, 0, [&](Index begin, Index end) {
     for (Index t = begin; t < end; ++t) {
       std::vector<double> slices;
-      for (const auto start = Clock::now(); slices.empty() || since(start) < seconds;)
-        slices.push_back(arithmetic_slice<T>());
-      rate[std::size_t(t)] = median(slices);
+      const auto start = Clock::now();
+      while (slices.empty() || since(start) < seconds) slices.push_back(arithmetic_slice<T>());
+      const auto middle = slices.begin() + std::ptrdiff_t(slices.size() / 2);
+      std::nth_element(slices.begin(), middle, slices.end());
+      rate[std::size_t(t)] = *middle;
     }
   });
   double total = 0;
@@ -90,19 +109,17 @@ double read_rate(const fovea::exec::Pool& pool, const std::vector<Bytes>& areas,
   double total = 0;
   for (const Bytes& area : areas) total += double(area.size);
   const auto pass = [&] {
-    const auto start = Clock::now();
     pool.parallel_for(threads, 0, [&](Index begin, Index end) {
       for (const Bytes& area : areas) {
         const std::size_t part = area.size / std::size_t(threads);
-        for (Index t = begin; t < end; ++t) read_all(static_cast<const char*>(area.data) + std::size_t(t) * part, part);
+        for (Index t = begin; t < end; ++t) {
+          read_all(static_cast<const char*>(area.data) + std::size_t(t) * part, part);
+        }
       }
     });
-    return total / since(start);
   };
   pass();
-  std::vector<double> passes;
-  for (const auto start = Clock::now(); passes.size() < 2 || since(start) < seconds;) passes.push_back(pass());
-  return median(passes);
+  return total / time_calls(pass, seconds, 2).median();
 }
 
 }  // namespace bench

@@ -2,11 +2,24 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <vector>
 
 #include <fovea/exec/pool.hpp>
 
 namespace bench {
+
+// Seconds of single calls, sorted. One during which other programs took the core more than ten times a second is set
+// aside, and counts only where there is no other.
+struct Times {
+  std::vector<double> calls;
+  double undisturbed = 0;  // share of the calls
+
+  double median() const { return 0.5 * (calls[(calls.size() - 1) / 2] + calls[calls.size() / 2]); }
+};
+
+// Calls until the time is spent, `least` times at least.
+Times time_calls(const std::function<void()>& call, double seconds, std::size_t least = 1);
 
 // Memory that a bandwidth is measured over.
 struct Bytes {
