@@ -51,6 +51,13 @@ constexpr T lowest_exponent = T(std::numeric_limits<T>::min_exponent - 1);  // -
 template <class T>
 constexpr T highest_exponent = T(std::numeric_limits<T>::max_exponent - 1);  // 127, 1023
 
+// Two roundings instead of one in every step of the polynomial cost a little.
+#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
+constexpr double power_ulps = 2;
+#else
+constexpr double power_ulps = 2.1;
+#endif
+
 // Quiet and signalling, of both signs, with empty and with full payloads.
 template <class T>
 std::vector<T> all_kinds_of_nan() {
@@ -68,18 +75,19 @@ std::vector<T> all_kinds_of_nan() {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("exp2_weight is within 2 ulp over all normal results", "[simd][math]", float, double) {
+TEMPLATE_TEST_CASE("exp2_weight is within its ulps over all normal results", "[simd][math]", float, double) {
   using T = TestType;
   const auto x = support::uniform<T>(1, 1 << 20, double(lowest_exponent<T>), double(highest_exponent<T>));
-  CHECK(worst<T>(x, powers<T>, [](auto v) { return std::exp2(v); }) <= 2);
+  CHECK(worst<T>(x, powers<T>, [](auto v) { return std::exp2(v); }) <= power_ulps);
 }
 
-TEMPLATE_TEST_CASE("exp2_weight is within 2 ulp where weights lie most, in [-20, 0]", "[simd][math]", float, double) {
+TEMPLATE_TEST_CASE("exp2_weight is within its ulps where weights lie most, in [-20, 0]", "[simd][math]", float,
+                   double) {
   const auto x = support::uniform<TestType>(2, 1 << 20, -20, 0);
-  CHECK(worst<TestType>(x, powers<TestType>, [](auto v) { return std::exp2(v); }) <= 2);
+  CHECK(worst<TestType>(x, powers<TestType>, [](auto v) { return std::exp2(v); }) <= power_ulps);
 }
 
-TEMPLATE_TEST_CASE("exp2_weight is within 2 ulp on both sides of every half", "[simd][math]", float, double) {
+TEMPLATE_TEST_CASE("exp2_weight is within its ulps on both sides of every half", "[simd][math]", float, double) {
   // Where the rounding to an integer jumps, the polynomial is at the ends of its range.
   using T = TestType;
   std::vector<T> x;
@@ -87,7 +95,7 @@ TEMPLATE_TEST_CASE("exp2_weight is within 2 ulp on both sides of every half", "[
     const T half = n + T(0.5);
     x.insert(x.end(), {half, std::nextafter(half, T(0)), std::nextafter(half, T(2) * half), std::nextafter(n, half)});
   }
-  CHECK(worst<T>(x, powers<T>, [](auto v) { return std::exp2(v); }) <= 2);
+  CHECK(worst<T>(x, powers<T>, [](auto v) { return std::exp2(v); }) <= power_ulps);
 }
 
 TEMPLATE_TEST_CASE("exp2_weight is exact at integers", "[simd][math]", float, double) {
@@ -173,8 +181,10 @@ TEMPLATE_TEST_CASE("tanh is within 4 ulp from 1 down to the denormals", "[simd][
   CHECK(worst<T>(x, tangents<T>, [](auto v) { return std::tanh(v); }) <= 4);
 }
 
-TEMPLATE_TEST_CASE("tanh of zero is zero", "[simd][math]", float, double) {
-  for (const auto y : tangents<TestType>({TestType(0), TestType(-0.)})) CHECK(y == TestType(0));
+TEMPLATE_TEST_CASE("tanh of zero is zero of the same sign", "[simd][math]", float, double) {
+  const auto y = tangents<TestType>({TestType(0), TestType(-0.)});
+  CHECK(support::bits(y[0]) == support::bits(TestType(0)));
+  CHECK(support::bits(y[1]) == support::bits(TestType(-0.)));
 }
 
 TEMPLATE_TEST_CASE("tanh saturates at one, infinities included, and is never beyond", "[simd][math]", float, double) {
@@ -195,7 +205,7 @@ TEMPLATE_TEST_CASE("tanh is odd", "[simd][math]", float, double) {
   for (T& v : minus) v = -v;
   const auto y = tangents<T>(x), z = tangents<T>(minus);
   int wrong = 0;
-  for (std::size_t i = 0; i < x.size(); ++i) wrong += y[i] != -z[i];
+  for (std::size_t i = 0; i < x.size(); ++i) wrong += support::bits(y[i]) != support::bits(-z[i]);
   CHECK(wrong == 0);
 }
 

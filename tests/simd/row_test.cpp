@@ -122,6 +122,12 @@ TEMPLATE_TEST_CASE("soft_cap", "[simd][row]", float, double) {
   }
 }
 
+TEMPLATE_TEST_CASE("copy", "[simd][row]", float, double) {
+  using T = TestType;
+  CHECK(difference<T>([](T* x, const T* y, Index n) { simd::copy(x, y, n); }, [](T, T b, Index) { return b; }, exact) ==
+        "");
+}
+
 TEMPLATE_TEST_CASE("copy_scaled to another row and in place", "[simd][row]", float, double) {
   using T = TestType;
   CHECK(difference<T>([](T* x, const T* y, Index n) { simd::copy_scaled(x, y, n, T(0.7)); },
