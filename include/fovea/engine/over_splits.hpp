@@ -21,7 +21,7 @@ class OverSplits {
         part_(whole_lines<T>(rows_ * (width_ + 2))) {}
 
   // Whether a call has few enough queries: of a kv head, or in a sequence.
-  static bool takes(Index queries, Index group) { return queries == 1 || queries * group <= 16; }
+  static bool takes(Index queries, Index group) { return queries == 1 || queries * group <= 8; }
 
   template <class Exec>
   void run(const Exec& executor) const {
@@ -109,7 +109,7 @@ class OverSplits {
 
   // Adds the parts of one kv head up, in order, and writes its rows.
   void merge(const TileRows& rows, T* parts, T* sum) const {
-    for (Index r = 0; r < rows_; ++r) {
+    rows.each(0, rows_, [&](Index r, Row at) {
       T reference = -simd::infinity<T>, total = T(0);
       for (Index s = 0; s < splits_; ++s) {
         T* const part = parts + s * part_;
@@ -123,8 +123,8 @@ class OverSplits {
         total += weight * totals(part)[r];
         simd::add_scaled(sum, weight, part + r * width_, width_);
       }
-      pass_.write_row(rows.row(r), sum, total, reference);
-    }
+      pass_.write_row(at, sum, total, reference);
+    });
   }
 
   const Pass<T, Source, Mask, Scores>& pass_;

@@ -85,14 +85,16 @@ class OverTiles {
     T* const scores = carve(band * plan_.step);
     Scratch scratch{q, out, keys, values, scores, {carve(normalizer::SoftmaxRows<T>::size(plan_.rows)), plan_.rows}};
     const Index padded = simd::whole_rows(rows.count());
+    prefetch(rows, {0, std::min(plan_.step, pass_.source.length())});
     pass_.load_queries(rows, q, plan_.key_dim);
     std::fill(q + rows.count() * plan_.key_dim, q + padded * plan_.key_dim, T(0));
     std::fill(out, out + padded * plan_.width, T(0));
     scratch.state.begin(padded);
     visit_tiles(pass_.mask, rows.region(0, rows.count(), {0, pass_.source.length()}), plan_.step,
                 [&](Span span, bool full) { absorb_tile(rows, span, full, scratch); });
-    for (Index r = 0; r < rows.count(); ++r)
-      pass_.write_row(rows.row(r), out + r * plan_.width, scratch.state.total(r), scratch.state.reference[r]);
+    rows.each(0, rows.count(), [&](Index r, Row at) {
+      pass_.write_row(at, out + r * plan_.width, scratch.state.total(r), scratch.state.reference[r]);
+    });
   }
 
   void absorb_tile(const TileRows& rows, Span span, bool full, Scratch& scratch) const {
@@ -100,27 +102,41 @@ class OverTiles {
     const auto k = pass_.source.keys(rows.batch, rows.kv_head, span);
     const auto v = pass_.source.values(rows.batch, rows.kv_head, span);
     simd::transpose(span.size(), plan_.key_dim, k.data, k.stride, scratch.keys, columns);
-    const bool spoiled = pass_.load_values(v, span.size(), !full, scratch.values, plan_.width);
-    std::fill(scratch.values + span.size() * plan_.width, scratch.values + columns * plan_.width, T(0));
+    bool spoiled = false;
+    const T* values = v.data;
+    if (!full || columns != span.size() || !lies_well(v)) {
+      spoiled = pass_.load_values(v, span.size(), !full, scratch.values, plan_.width);
+      std::fill(scratch.values + span.size() * plan_.width, scratch.values + columns * plan_.width, T(0));
+      values = scratch.values;
+    }
 
-    const Span next = intersect({span.last, span.last + plan_.step}, {0, pass_.source.length()});
     const Index bands = (rows.count() + band - 1) / band;
+    const Index share =
+        (plan_.step + bands - 1) / bands;  // of the next tile's rows, asked for while a band is worked on
+    Span next{span.last, span.last};
     for (Index first = 0; first < rows.count(); first += band) {
-      prefetch(rows, next, first / band, bands);
+      next = {next.last, std::min(next.last + share, std::min(span.last + plan_.step, pass_.source.length()))};
+      prefetch(rows, next);
       bool all = full;
       if (!full) {
         const auto cover = pass_.mask.cover(rows.region(first, first + band, span));
         if (cover == mask::Cover::none) continue;
         all = cover == mask::Cover::full;
       }
-      absorb_band(rows, first, span, all, columns, scratch);
+      absorb_band(rows, first, span, all, columns, values, scratch);
       if (spoiled) [[unlikely]]
         pass_.add_spoiled(rows, first, first + band, span, v, scratch.scores, columns,
                           scratch.out + first * plan_.width, plan_.width);
     }
   }
 
-  void absorb_band(const TileRows& rows, Index first, Span span, bool all, Index columns, Scratch& scratch) const {
+  // Whether values can be read where they are: whole, aligned vectors, row behind row.
+  bool lies_well(const kv::Rows<T>& v) const {
+    return v.stride == plan_.width && reinterpret_cast<std::uintptr_t>(v.data) % sizeof(simd::Pack<T>) == 0;
+  }
+
+  void absorb_band(const TileRows& rows, Index first, Span span, bool all, Index columns, const T* values,
+                   Scratch& scratch) const {
     simd::multiply_rows<band, simd::Start::zero>(columns, plan_.key_dim, scratch.q + first * plan_.key_dim,
                                                  plan_.key_dim, scratch.keys, columns, scratch.scores, columns);
     if (pass_.modified || !all || columns != span.size())
@@ -131,20 +147,18 @@ class OverTiles {
     const bool moved = columns == whole_step ? absorb(std::integral_constant<Index, whole_step>{}) : absorb(columns);
     T* const out = scratch.out + first * plan_.width;
     if (moved) {
-      simd::multiply_rows<band, simd::Start::shrink>(plan_.width, columns, scratch.scores, columns, scratch.values,
-                                                     plan_.width, out, plan_.width, scratch.state.shrink + first);
+      simd::multiply_rows<band, simd::Start::shrink>(plan_.width, columns, scratch.scores, columns, values, plan_.width,
+                                                     out, plan_.width, scratch.state.shrink + first);
     } else {
-      simd::multiply_rows<band, simd::Start::keep>(plan_.width, columns, scratch.scores, columns, scratch.values,
-                                                   plan_.width, out, plan_.width);
+      simd::multiply_rows<band, simd::Start::keep>(plan_.width, columns, scratch.scores, columns, values, plan_.width,
+                                                   out, plan_.width);
     }
   }
 
-  // Asks for the part of the next tile's keys and values that falls to a band, so that they are near when their turn
-  // comes.
-  void prefetch(const TileRows& rows, Span next, Index turn, Index turns) const {
-    const Index first = next.first + next.size() * turn / turns, last = next.first + next.size() * (turn + 1) / turns;
+  // Asks for keys and values, so that they are near when their turn comes.
+  void prefetch(const TileRows& rows, Span span) const {
     constexpr Index line = Index(scratch_alignment / sizeof(T));
-    for (Index j = first; j < last; ++j) {
+    for (Index j = span.first; j < span.last; ++j) {
       const T* const k = pass_.source.keys(rows.batch, rows.kv_head, {j, j + 1}).data;
       const T* const v = pass_.source.values(rows.batch, rows.kv_head, {j, j + 1}).data;
       for (Index d = 0; d < plan_.key_dim; d += line) __builtin_prefetch(k + d, 0, 2);

@@ -26,28 +26,26 @@ struct Pass {
   void load_queries(const TileRows& rows, T* q, Index stride) const {
     const Index dim = source.key_dim();
     const T scale = T(softmax.scale_for(dim) * (modified ? 1.0 : simd::log2_e));
-    for (Index r = 0; r < rows.count(); ++r) {
-      const Row at = rows.row(r);
+    rows.each(0, rows.count(), [&](Index r, Row at) {
       simd::copy_scaled(q + r * stride, problem.q.row(at.batch, at.head, at.query), dim, scale);
       for (Index d = dim; d < stride; ++d) q[r * stride + d] = T(0);
-    }
+    });
   }
 
   // Rows [first, last) of scores against the keys of `span`, `columns` apart: score modifiers, then the mask unless all
   // keys are seen, then the columns behind the last key.
-  [[gnu::noinline]] void finish_scores(const TileRows& rows, Index first, Index last, Span span, bool all, T* row,
+  [[gnu::noinline]] void finish_scores(const TileRows& rows, Index first, Index last, Span span, bool all, T* band,
                                        Index columns) const {
-    for (Index r = first; r < last; ++r, row += columns) {
-      if (r < rows.count()) {
-        const Row at = rows.row(r);
-        if (modified) {
-          scores(row, at, span);
-          simd::scale(row, span.size(), T(simd::log2_e));
-        }
-        if (!all) hide(at, span, row);
+    rows.each(first, last, [&](Index r, Row at) {
+      T* const row = band + (r - first) * columns;
+      if (modified) {
+        scores(row, at, span);
+        simd::scale(row, span.size(), T(simd::log2_e));
       }
-      for (Index j = span.size(); j < columns; ++j) row[j] = -simd::infinity<T>;
-    }
+      if (!all) hide(at, span, row);
+    });
+    for (Index r = 0; r < last - first; ++r)
+      std::fill(band + r * columns + span.size(), band + (r + 1) * columns, -simd::infinity<T>);
   }
 
   // Values as aligned rows of `width` elements, zero behind theirs. When `careful`, rows with an infinity or NaN are
@@ -71,14 +69,12 @@ struct Pass {
   // apart, as the normalizer left them; out: rows `width` apart.
   [[gnu::noinline]] void add_spoiled(const TileRows& rows, Index first, Index last, Span span, const kv::Rows<T>& v,
                                      const T* weights, Index columns, T* out, Index width) const {
-    const Index end = std::min(last, rows.count());
     for (Index j = 0; j < span.size(); ++j) {
       if (simd::all_finite(v[j], source.value_dim())) continue;
-      for (Index r = first; r < end; ++r) {
-        const Row at = rows.row(r);
+      rows.each(first, last, [&](Index r, Row at) {
         if (mask::sees(mask, {at.batch, at.head, at.query, span.first + j}))
           simd::add_scaled(out + (r - first) * width, weights[(r - first) * columns + j], v[j], source.value_dim());
-      }
+      });
     }
   }
 

@@ -14,7 +14,21 @@ struct TileRows {
   Span queries;
 
   Index count() const { return queries.size() * group; }
-  Row row(Index r) const { return {batch, kv_head * group + r % group, queries.first + r / group}; }
+
+  // Calls f(r, Row) for the rows [first, last) that there are.
+  template <class F>
+  void each(Index first, Index last, F&& f) const {
+    const Index end = std::min(last, count());
+    if (first >= end) return;
+    Index query = queries.first + first / group, head = first % group;
+    for (Index r = first; r < end; ++r) {
+      f(r, Row{batch, kv_head * group + head, query});
+      if (++head == group) {
+        head = 0;
+        ++query;
+      }
+    }
+  }
 
   // What rows [first, last) of the tile and `keys` cover; last is cut to the rows there are.
   mask::Region region(Index first, Index last, Span keys) const {

@@ -94,7 +94,8 @@ template <class T>
 
 }  // namespace detail
 
-// 2^x for x <= 127 (float) or 1023 (double): the weight of a score. Within 2 ulp; 2^0 is exactly 1; exactly 0 from half
+// 2^x for x <= 127 (float) or 1023 (double): the weight of a score. Within 2 ulp (2.1 without fused
+// multiply-add); 2^0 is exactly 1; exactly 0 from half
 // a unit below the smallest normal exponent down to -infinity; NaN stays NaN.
 template <class T>
 [[gnu::always_inline]] inline Pack<T> exp2_weight(Pack<T> x) {
