@@ -64,7 +64,14 @@ def share_picture(plt, results):
                     solid_capstyle="butt",
                     label="plain Eigen" if place == 0 and offset == 0 else None,
                 )
-            axes.text(row.share + 0.008, y, f"{row.share * 100:.0f}%", va="center", fontsize=7.5, color=INK)
+            axes.text(
+                max(row.share, base.share if base else 0) + 0.008,
+                y,
+                f"{row.share * 100:.0f}%",
+                va="center",
+                fontsize=7.5,
+                color=INK,
+            )
     axes.set_yticks(
         range(len(shapes)),
         [f"{shape}{' memory' if next(r for r in rows if r.shape == shape).memory_bound else ''}" for shape in shapes],
