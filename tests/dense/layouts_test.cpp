@@ -53,7 +53,13 @@ struct Strided {
 
 template <class T>
 Tensor4<T> swap_heads_and_length(const Tensor4<T>& x) {
-  return x.shuffle(Eigen::array<int, 4>{0, 2, 1, 3});
+  Tensor4<T> swapped(x.dimension(0), x.dimension(2), x.dimension(1), x.dimension(3));
+  for (Index b = 0; b < x.dimension(0); ++b) {
+    for (Index h = 0; h < x.dimension(1); ++h) {
+      for (Index i = 0; i < x.dimension(2); ++i) std::copy_n(row(x, b, h, i), x.dimension(3), row(swapped, b, i, h));
+    }
+  }
+  return swapped;
 }
 
 }  // namespace
