@@ -1,6 +1,8 @@
 #include "support/catch.hpp"
 
 #include <fovea/simd/native.hpp>
+#include <fovea/simd/ops.hpp>
+#include <type_traits>
 
 #include "support/parts.hpp"
 
@@ -53,27 +55,30 @@ int wrong_sums() {
   return wrong;
 }
 
+// Runs f on every length of a vector that the instruction set has registers for.
+template <class T, class F>
+void for_each_length(F&& f) {
+  const auto run = [&](auto count) {
+    if constexpr (decltype(count)::value <= simd::lanes<T>) f(count);
+  };
+  run(std::integral_constant<int, 2>{});
+  run(std::integral_constant<int, 4>{});
+  run(std::integral_constant<int, 8>{});
+  run(std::integral_constant<int, 16>{});
+}
+
 }  // namespace
 
 TEMPLATE_TEST_CASE("join puts two vectors side by side", "[simd][native]", float, double) {
-  CHECK(wrong_joins<TestType, 2>() == 0);
-  CHECK(wrong_joins<TestType, 4>() == 0);
-  CHECK(wrong_joins<TestType, 8>() == 0);
+  for_each_length<TestType>([](auto count) {
+    if constexpr (decltype(count)::value >= 4) CHECK(wrong_joins<TestType, decltype(count)::value / 2>() == 0);
+  });
 }
 
 TEMPLATE_TEST_CASE("fold folds halves onto each other", "[simd][native]", float, double) {
-  CHECK(folds_in_halves<TestType, 2>());
-  CHECK(folds_in_halves<TestType, 4>());
-  CHECK(folds_in_halves<TestType, 8>());
+  for_each_length<TestType>([](auto count) { CHECK(folds_in_halves<TestType, decltype(count)::value>()); });
 }
 
 TEMPLATE_TEST_CASE("sum_each sums each vector into its lane", "[simd][native]", float, double) {
-  CHECK(wrong_sums<TestType, 2>() == 0);
-  CHECK(wrong_sums<TestType, 4>() == 0);
-  CHECK(wrong_sums<TestType, 8>() == 0);
-}
-
-TEST_CASE("fold and sum_each of vectors of 64 bytes", "[simd][native]") {
-  CHECK(folds_in_halves<float, 16>());
-  CHECK(wrong_sums<float, 16>() == 0);
+  for_each_length<TestType>([](auto count) { CHECK(wrong_sums<TestType, decltype(count)::value>() == 0); });
 }
