@@ -29,7 +29,7 @@ struct Matrices {
   }
 
   static std::vector<T> gapped(unsigned seed, Index height, Index width, Index stride) {
-    auto x = support::uniform<T>(seed, height * stride);
+    auto x = support::uniform<T>(seed, height * stride + 1);  // never null, whatever the depth
     for (Index i = 0; i < height; ++i)
       for (Index j = width; j < stride; ++j) x[std::size_t(i * stride + j)] = support::nan<T>;
     return x;
