@@ -104,7 +104,10 @@ auto make_problem(const char* where, const Q& q, const K& k, const V& v, Out&& o
 
   Problem<T> problem{queries, keys, values, result, {}, keys.heads == 0 ? 1 : queries.heads / keys.heads, where};
   if constexpr (detail::has_log_sum<detail::Bare<Out>>) {
-    problem.log_sum = row_values(out.log_sum);
+    const auto sums = row_values(out.log_sum);
+    static_assert(std::is_same_v<T, std::remove_pointer_t<decltype(sums.data)>>,
+                  "fovea: log_sum must have the scalar type of q and must not be const");
+    problem.log_sum = sums;
     const auto& s = problem.log_sum;
     check(s.batch == queries.batch && s.heads == queries.heads && s.length == queries.length && s.dim == 1, where,
           "log_sum must have one number for each query, wanted [", queries.batch, ", ", queries.heads, ", ",

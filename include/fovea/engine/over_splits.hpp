@@ -3,6 +3,8 @@
 // and sums. Flash-decoding: Dao et al. 2023.
 #pragma once
 
+#include <vector>
+
 #include <fovea/engine/pass.hpp>
 #include <fovea/engine/visit.hpp>
 #include <fovea/simd/dots.hpp>
@@ -14,76 +16,93 @@ class OverSplits {
  public:
   explicit OverSplits(const Pass<T, Source, Mask, Scores>& pass)
       : pass_(pass),
+        kv_heads_(pass.problem.q.heads / pass.problem.group),
         rows_(pass.problem.q.length * pass.problem.group),
         depth_(simd::whole<T>(pass.source.key_dim())),
         width_(simd::whole<T>(pass.source.value_dim())),
-        splits_((pass.source.length() + split - 1) / split),
-        part_(whole_lines<T>(rows_ * (width_ + 2))) {}
+        part_size_(whole_lines<T>(rows_ * (width_ + 2))) {}
 
-  // Whether a call has few enough queries: of a kv head, or in a sequence.
+  // Whether a call has few enough queries: in a sequence, or of a kv head.
   static bool takes(Index queries, Index group) { return queries == 1 || queries * group <= 8; }
 
   template <class Exec>
   void run(const Exec& executor) const {
-    const Index kv_heads = pass_.problem.q.heads / pass_.problem.group;
-    const Index heads = pass_.problem.q.batch * kv_heads;
-    const auto rows = [&](Index head) {
-      return TileRows{head / kv_heads, head % kv_heads, pass_.problem.group, {0, pass_.problem.q.length}};
-    };
-    const auto parts = allocate_scratch<T>(std::max<Index>(heads * splits_ * part_, 1));
+    const Index heads = pass_.problem.q.batch * kv_heads_;
+    std::vector<Part> parts;
+    std::vector<Index> first_part{0};  // of each (batch, kv head), and one past the last
+    for (Index head = 0; head < heads; ++head) {
+      const TileRows rows = rows_of(head);
+      visit_tiles(pass_.mask, rows.region(0, rows_, {0, pass_.source.length()}), split, [&](Span keys, bool) {
+        parts.push_back({head, keys});
+      });
+      first_part.push_back(Index(parts.size()));
+    }
+    const auto results = allocate_scratch<T>(std::max<Index>(Index(parts.size()) * part_size_, 1));
     const double flops = 2.0 * double(rows_) * double(split) * double(depth_ + width_);
-    distribute<T>(executor, heads * splits_, flops, scratch_size(), [&](Index item, T* memory) {
-      const Index first = item % splits_ * split;
-      attend_split(rows(item / splits_), {first, std::min(first + split, pass_.source.length())}, memory,
-                   parts.get() + item * part_);
+    distribute<T>(executor, Index(parts.size()), flops, scratch_size(), [&](Index item, T* memory) {
+      attend_part(parts[std::size_t(item)], memory, results.get() + item * part_size_);
     });
-    distribute<T>(executor, heads, 2.0 * double(splits_ * rows_ * width_), width_,
-                  [&](Index head, T* sum) { merge(rows(head), parts.get() + head * splits_ * part_, sum); });
+    const double additions = 2.0 * double(rows_ * width_) * double(parts.size()) / double(heads);
+    distribute<T>(executor, heads, additions, width_, [&](Index head, T* sum) {
+      const Index first = first_part[std::size_t(head)], last = first_part[std::size_t(head) + 1];
+      merge(rows_of(head), results.get() + first * part_size_, last - first, sum);
+    });
   }
 
  private:
-  static constexpr Index split = 512;        // keys
+  static constexpr Index split = 512;        // keys of a part
   static constexpr Index step = mask::word;  // keys of a tile
 
-  // A part is what a split leaves behind: the weighted sum of values [rows x width], totals [rows] and references
-  // [rows].
+  struct Part {
+    Index head;  // batch * kv_heads + kv_head
+    Span keys;
+  };
+
+  TileRows rows_of(Index head) const {
+    return {head / kv_heads_, head % kv_heads_, pass_.problem.group, {0, pass_.problem.q.length}};
+  }
+
+  // A part leaves behind the weighted sum of values [rows x width], its totals [rows] and references [rows].
   T* totals(T* part) const { return part + rows_ * width_; }
   T* references(T* part) const { return totals(part) + rows_; }
 
   Index scratch_size() const {
-    return whole_lines<T>(rows_ * depth_) + whole_lines<T>(rows_ * step) + whole_lines<T>(step * width_) +
+    return whole_lines<T>(rows_ * depth_) + 2 * whole_lines<T>(rows_ * step) + whole_lines<T>(step * width_) +
            whole_lines<T>(normalizer::SoftmaxRows<T>::size(rows_));
   }
 
-  void attend_split(const TileRows& rows, Span keys, T* memory, T* part) const {
+  void attend_part(const Part& part, T* memory, T* result) const {
+    const TileRows rows = rows_of(part.head);
     Carve<T> carve(memory);
     T* const q = carve(rows_ * depth_);
     T* const scores = carve(rows_ * step);
+    T* const kept_scores = carve(rows_ * step);
     T* const values = carve(step * width_);
     normalizer::SoftmaxRows<T> state(carve(normalizer::SoftmaxRows<T>::size(rows_)), rows_);
     pass_.load_queries(rows, q, depth_);
-    std::fill(part, part + rows_ * width_, T(0));
+    std::fill(result, result + rows_ * width_, T(0));
     state.begin(rows_);
-    visit_tiles(pass_.mask, rows.region(0, rows_, keys), step, [&](Span span, bool full) {
-      const Index columns = simd::whole<T>(span.size());
+    visit_tiles(pass_.mask, rows.region(0, rows_, part.keys), step, [&](Span span, bool full) {
+      const Index count = span.size(), columns = simd::whole<T>(count);
       const auto k = pass_.source.keys(rows.batch, rows.kv_head, span);
       const auto v = pass_.source.values(rows.batch, rows.kv_head, span);
-      simd::dot_rows(rows_, q, depth_, span.size(), k.data, k.stride, pass_.source.key_dim(), scores, columns);
-      if (pass_.modified || !full || columns != span.size())
-        pass_.finish_scores(rows, 0, rows_, span, full, scores, columns);
-      const bool moved = state.absorb(0, rows_, scores, columns, columns);
-      if (full && width_ == pass_.source.value_dim()) {
-        add_values(span.size(), scores, columns, v.data, v.stride, part, moved ? state.shrink : nullptr);
+      simd::dot_rows(rows_, q, depth_, count, k.data, k.stride, pass_.source.key_dim(), scores, columns);
+      if (pass_.modified || !full || columns != count) pass_.finish_scores(rows, 0, rows_, span, full, scores, columns);
+      const bool spoiled = pass_.careful(full) && !pass_.finite(v, count);
+      if (spoiled) [[unlikely]]
+        std::copy_n(scores, rows_ * columns, kept_scores);
+      const T* const shrink = state.absorb(0, rows_, scores, columns, columns) ? state.shrink : nullptr;
+      if (!spoiled && width_ == pass_.source.value_dim()) {
+        add_values(count, scores, columns, v.data, v.stride, result, shrink);
       } else {
-        const bool spoiled = pass_.load_values(v, span.size(), !full, values, width_);
-        add_values(span.size(), scores, columns, values, width_, part, moved ? state.shrink : nullptr);
-        if (spoiled) [[unlikely]]
-          pass_.add_spoiled(rows, 0, rows_, span, v, scores, columns, part, width_);
+        pass_.load_values(v, count, spoiled, values, width_);
+        add_values(count, scores, columns, values, width_, result, shrink);
+        if (spoiled) pass_.add_spoiled(rows_, count, v, kept_scores, scores, columns, result, width_);
       }
     });
     for (Index r = 0; r < rows_; ++r) {
-      totals(part)[r] = state.total(r);
-      references(part)[r] = state.reference[r];
+      totals(result)[r] = state.total(r);
+      references(result)[r] = state.reference[r];
     }
   }
 
@@ -108,16 +127,16 @@ class OverSplits {
   }
 
   // Adds the parts of one kv head up, in order, and writes its rows.
-  void merge(const TileRows& rows, T* parts, T* sum) const {
+  void merge(const TileRows& rows, T* parts, Index count, T* sum) const {
     rows.each(0, rows_, [&](Index r, Row at) {
       T reference = -simd::infinity<T>, total = T(0);
-      for (Index s = 0; s < splits_; ++s) {
-        T* const part = parts + s * part_;
+      for (Index s = 0; s < count; ++s) {
+        T* const part = parts + s * part_size_;
         if (totals(part)[r] != T(0) && !(references(part)[r] <= reference)) reference = references(part)[r];
       }
       std::fill(sum, sum + width_, T(0));
-      for (Index s = 0; s < splits_; ++s) {
-        T* const part = parts + s * part_;
+      for (Index s = 0; s < count; ++s) {
+        T* const part = parts + s * part_size_;
         if (totals(part)[r] == T(0)) continue;
         const T weight = std::exp2(references(part)[r] - reference);
         total += weight * totals(part)[r];
@@ -128,7 +147,7 @@ class OverSplits {
   }
 
   const Pass<T, Source, Mask, Scores>& pass_;
-  const Index rows_, depth_, width_, splits_, part_;
+  const Index kv_heads_, rows_, depth_, width_, part_size_;
 };
 
 }  // namespace fovea::inline FOVEA_ISA::engine

@@ -39,7 +39,7 @@ struct TilePlan {
 
   Index scratch_size() const {
     return whole_lines<T>(rows * key_dim) + whole_lines<T>(rows * width) + whole_lines<T>(key_dim * step) +
-           whole_lines<T>(step * width) + whole_lines<T>(simd::tile_rows * step) +
+           whole_lines<T>(step * width) + 2 * whole_lines<T>(simd::tile_rows * step) +
            whole_lines<T>(normalizer::SoftmaxRows<T>::size(rows));
   }
 };
@@ -72,7 +72,7 @@ class OverTiles {
   static constexpr Index whole_step = TilePlan<T>::most_keys;
 
   struct Scratch {
-    T *q, *out, *keys, *values, *scores;
+    T *q, *out, *keys, *values, *scores, *kept_scores;
     normalizer::SoftmaxRows<T> state;
   };
 
@@ -83,7 +83,9 @@ class OverTiles {
     T* const keys = carve(plan_.key_dim * plan_.step);
     T* const values = carve(plan_.step * plan_.width);
     T* const scores = carve(band * plan_.step);
-    Scratch scratch{q, out, keys, values, scores, {carve(normalizer::SoftmaxRows<T>::size(plan_.rows)), plan_.rows}};
+    T* const kept_scores = carve(band * plan_.step);
+    Scratch scratch{
+        q, out, keys, values, scores, kept_scores, {carve(normalizer::SoftmaxRows<T>::size(plan_.rows)), plan_.rows}};
     const Index padded = simd::whole_rows(rows.count());
     prefetch(rows, {0, std::min(plan_.step, pass_.source.length())});
     pass_.load_queries(rows, q, plan_.key_dim);
@@ -102,10 +104,11 @@ class OverTiles {
     const auto k = pass_.source.keys(rows.batch, rows.kv_head, span);
     const auto v = pass_.source.values(rows.batch, rows.kv_head, span);
     simd::transpose(span.size(), plan_.key_dim, k.data, k.stride, scratch.keys, columns);
+    const bool careful = pass_.careful(full);
     bool spoiled = false;
     const T* values = v.data;
-    if (!full || columns != span.size() || !lies_well(v)) {
-      spoiled = pass_.load_values(v, span.size(), !full, scratch.values, plan_.width);
+    if (columns != span.size() || !lies_well(v) || (careful && !pass_.finite(v, span.size()))) {
+      spoiled = pass_.load_values(v, span.size(), careful, scratch.values, plan_.width);
       std::fill(scratch.values + span.size() * plan_.width, scratch.values + columns * plan_.width, T(0));
       values = scratch.values;
     }
@@ -123,10 +126,7 @@ class OverTiles {
         if (cover == mask::Cover::none) continue;
         all = cover == mask::Cover::full;
       }
-      absorb_band(rows, first, span, all, columns, values, scratch);
-      if (spoiled) [[unlikely]]
-        pass_.add_spoiled(rows, first, first + band, span, v, scratch.scores, columns,
-                          scratch.out + first * plan_.width, plan_.width);
+      absorb_band(rows, first, span, all, columns, values, spoiled ? &v : nullptr, scratch);
     }
   }
 
@@ -136,11 +136,13 @@ class OverTiles {
   }
 
   void absorb_band(const TileRows& rows, Index first, Span span, bool all, Index columns, const T* values,
-                   Scratch& scratch) const {
+                   const kv::Rows<T>* spoiled, Scratch& scratch) const {
     simd::multiply_rows<band, simd::Start::zero>(columns, plan_.key_dim, scratch.q + first * plan_.key_dim,
                                                  plan_.key_dim, scratch.keys, columns, scratch.scores, columns);
     if (pass_.modified || !all || columns != span.size())
       pass_.finish_scores(rows, first, first + band, span, all, scratch.scores, columns);
+    if (spoiled != nullptr) [[unlikely]]
+      std::copy_n(scratch.scores, band * columns, scratch.kept_scores);
     const auto absorb = [&](auto width) {
       return scratch.state.absorb(first, std::integral_constant<Index, band>{}, scratch.scores, columns, width);
     };

@@ -48,16 +48,30 @@ struct Pass {
       std::fill(band + r * columns + span.size(), band + (r + 1) * columns, -simd::infinity<T>);
   }
 
-  // Values as aligned rows of `width` elements, zero behind theirs. When `careful`, rows with an infinity or NaN are
-  // left out (zero) and true is returned: they may be added to the queries that see them and to no other.
-  bool load_values(const kv::Rows<T>& v, Index count, bool careful, T* values, Index width) const {
+  // Whether some query may leave out a key of the tile: by the mask, or by a modifier that makes its score -infinity.
+  // Then an infinity or NaN among the values must not meet a weight of zero.
+  bool careful(bool full) const { return !full || modified; }
+
+  // Whether `count` rows of values have neither infinity nor NaN.
+  bool finite(const kv::Rows<T>& v, Index count) const {
+    const Index dim = source.value_dim();
+    if (v.stride == dim) return simd::all_finite(v.data, count * dim);
+    for (Index j = 0; j < count; ++j) {
+      if (!simd::all_finite(v[j], dim)) return false;
+    }
+    return true;
+  }
+
+  // Values as aligned rows of `width` elements, zero behind theirs. When `leave_out`, rows with an infinity or NaN are
+  // left out (zero) and true is returned: they are for add_spoiled.
+  bool load_values(const kv::Rows<T>& v, Index count, bool leave_out, T* values, Index width) const {
     bool spoiled = false;
     const Index dim = source.value_dim();
     for (Index j = 0; j < count; ++j) {
       T* const row = values + j * width;
       simd::copy(row, v[j], dim);
       for (Index e = dim; e < width; ++e) row[e] = T(0);
-      if (careful && !simd::all_finite(row, dim)) {
+      if (leave_out && !simd::all_finite(row, dim)) {
         std::memset(row, 0, std::size_t(dim) * sizeof(T));
         spoiled = true;
       }
@@ -65,16 +79,16 @@ struct Pass {
     return spoiled;
   }
 
-  // The values that load_values left out, for those of the rows [first, last) that see them. weights: rows `columns`
-  // apart, as the normalizer left them; out: rows `width` apart.
-  [[gnu::noinline]] void add_spoiled(const TileRows& rows, Index first, Index last, Span span, const kv::Rows<T>& v,
-                                     const T* weights, Index columns, T* out, Index width) const {
-    for (Index j = 0; j < span.size(); ++j) {
+  // Adds the values that load_values left out to those of `rows` rows that see them: whose finished score is not
+  // -infinity. Scores and weights are `columns` apart, out is `width` apart.
+  [[gnu::noinline]] void add_spoiled(Index rows, Index count, const kv::Rows<T>& v, const T* finished, const T* weights,
+                                     Index columns, T* out, Index width) const {
+    for (Index j = 0; j < count; ++j) {
       if (simd::all_finite(v[j], source.value_dim())) continue;
-      rows.each(first, last, [&](Index r, Row at) {
-        if (mask::sees(mask, {at.batch, at.head, at.query, span.first + j}))
-          simd::add_scaled(out + (r - first) * width, weights[(r - first) * columns + j], v[j], source.value_dim());
-      });
+      for (Index r = 0; r < rows; ++r) {
+        if (finished[r * columns + j] != -simd::infinity<T>)
+          simd::add_scaled(out + r * width, weights[r * columns + j], v[j], source.value_dim());
+      }
     }
   }
 

@@ -39,8 +39,10 @@ template <class A, class LogA, class B, class LogB, class Out, class LogOut, exe
 void merge(const WithLogSum<A, LogA>& a, const WithLogSum<B, LogB>& b, const WithLogSum<Out, LogOut>& result,
            const Exec& executor = {}) {
   constexpr auto where = "fovea::combine::merge";
-  const auto av = view(a.out), bv = view(b.out);
-  const auto al = row_values(a.log_sum), bl = row_values(b.log_sum);
+  const auto av = view(a.out);
+  const auto bv = view(b.out);
+  const auto al = row_values(a.log_sum);
+  const auto bl = row_values(b.log_sum);
   const auto out = view(result.out);
   const auto log_sum = row_values(result.log_sum);
   using T = std::remove_pointer_t<decltype(out.data)>;

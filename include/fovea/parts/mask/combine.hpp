@@ -89,7 +89,7 @@ constexpr Either<A, B> operator|(const A& a, const B& b) {
   return {a, b};
 }
 
-// Seen where a does not see.
+// Seen where a does not see. In front of & and | write (!a): g++ takes a bare ! there for a slip.
 template <Mask A>
 constexpr Not<A> operator!(const A& a) {
   return {a};

@@ -14,24 +14,10 @@
 #include <cstdint>
 
 #include <fovea/core/problem.hpp>
+#include <fovea/core/site.hpp>
 #include <fovea/core/span.hpp>
 
 namespace fovea::inline FOVEA_ISA {
-
-// A query of one head.
-struct Row {
-  Index batch = 0;
-  Index head = 0;
-  Index query = 0;
-};
-
-// A query of one head and a key.
-struct Site {
-  Index batch = 0;
-  Index head = 0;
-  Index query = 0;
-  Index key = 0;
-};
 
 namespace mask {
 

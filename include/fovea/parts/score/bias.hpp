@@ -43,21 +43,30 @@ auto bias(const X& table) {
   return Bias<std::remove_const_t<std::remove_pointer_t<decltype(all.data)>>>{all};
 }
 
+namespace detail {
+
+// A table of two axes; a vector is a table of one row.
+template <class X>
+auto rows_of(const char* where, const X& table) {
+  if constexpr (requires { requires bool(X::IsVectorAtCompileTime); }) {
+    static_assert(int(X::InnerStrideAtCompileTime) == 1, "fovea: the elements of a table must be contiguous");
+    return view(table.data(), Extents{1, 1, 1, Index(table.size())});
+  } else if constexpr (requires { requires int(X::NumIndices) == 1; }) {
+    return view(table.data(), Extents{1, 1, 1, Index(table.dimension(0))});
+  } else {
+    const auto rows = view(table);
+    check(rows.batch == 1 && rows.heads == 1, where, "the table must have two axes, got ones of extent ", rows.batch,
+          " and ", rows.heads, " before them");
+    return rows;
+  }
+}
+
+}  // namespace detail
+
 // s_ij + table[b, j]; a vector [M] for every batch, or a matrix [B,M].
 template <class X>
 auto key_bias(const X& table) {
-  const auto rows = [&] {
-    if constexpr (requires { requires bool(X::IsVectorAtCompileTime); }) {
-      const auto all = row_values(table);
-      static_assert(X::InnerStrideAtCompileTime == 1, "fovea: the elements of a key bias must be contiguous");
-      return view(all.data, {1, 1, 1, all.length});
-    } else if constexpr (requires { requires int(X::NumIndices) == 1; }) {
-      const auto all = row_values(table);
-      return view(all.data, {1, 1, 1, all.length});
-    } else {
-      return view(table);
-    }
-  }();
+  const auto rows = detail::rows_of("fovea::score::key_bias", table);
   using U = std::remove_const_t<std::remove_pointer_t<decltype(rows.data)>>;
   return Bias<U>{{rows.data, rows.length, 1, 1, rows.dim, rows.length_stride, 0, 0}};
 }
@@ -97,7 +106,7 @@ struct RelativeBias {
 // heads.
 template <class X>
 auto relative_bias(const X& table, Alignment alignment = Alignment::bottom_right) {
-  const auto all = view(table);
+  const auto all = detail::rows_of("fovea::score::relative_bias", table);
   return RelativeBias<std::remove_const_t<std::remove_pointer_t<decltype(all.data)>>>{all, alignment};
 }
 

@@ -10,7 +10,9 @@
 #include <tuple>
 #include <utility>
 
-#include <fovea/parts/mask/mask.hpp>
+#include <fovea/core/problem.hpp>
+#include <fovea/core/site.hpp>
+#include <fovea/core/span.hpp>
 
 namespace fovea::inline FOVEA_ISA::score {
 

@@ -13,7 +13,8 @@ struct SoftCap {
 
   template <class T>
   auto bind(const char* where, const Shape&) const {
-    check(std::isfinite(cap) && cap > 0, where, "the soft cap must be positive and finite, got ", cap);
+    check(std::isfinite(T(cap)) && cap > 0 && std::isfinite(T(1) / T(cap)), where,
+          "the soft cap and its inverse must be positive and finite in the scalar type of q, got ", cap);
     return [cap = T(cap)](T* scores, Row, Span keys) { simd::soft_cap(scores, keys.size(), cap); };
   }
 };
