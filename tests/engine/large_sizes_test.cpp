@@ -116,8 +116,7 @@ TEMPLATE_TEST_CASE("a window at the end of more than 2^32 keys", "", float, doub
   }
 }
 
-TEST_CASE("a bias table with a row stride past 2^31 and a batch of more than 2^31 elements of output stride") {
-  // Output rows of one batch lie 2^31 elements behind those of the other.
+TEST_CASE("output batches more than 2^31 elements apart, in prefill") {
   const Sizes s{2, 1, 1, 40, 60, 16, 15};
   const auto x = gaussian<float>(s);
   auto wanted = blank<float>(s);
