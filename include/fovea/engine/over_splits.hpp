@@ -78,7 +78,7 @@ class OverSplits {
     T* const scores = carve(rows_ * step);
     T* const kept_scores = carve(rows_ * step);
     T* const values = carve(step * width_);
-    normalizer::SoftmaxRows<T> state(carve(normalizer::SoftmaxRows<T>::size(rows_)), rows_);
+    normalizer::SoftmaxRows<T> state(pass_.power_unit(), carve(normalizer::SoftmaxRows<T>::size(rows_)), rows_);
     pass_.load_queries(rows, q, depth_);
     std::fill(result, result + rows_ * width_, T(0));
     state.begin(rows_);
@@ -138,7 +138,7 @@ class OverSplits {
       for (Index s = 0; s < count; ++s) {
         T* const part = parts + s * part_size_;
         if (totals(part)[r] == T(0)) continue;
-        const T weight = std::exp2(references(part)[r] - reference);
+        const T weight = std::exp2(pass_.power_unit() * (references(part)[r] - reference));
         total += weight * totals(part)[r];
         simd::add_scaled(sum, weight, part + r * width_, width_);
       }

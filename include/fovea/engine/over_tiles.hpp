@@ -84,8 +84,13 @@ class OverTiles {
     T* const values = carve(plan_.step * plan_.width);
     T* const scores = carve(band * plan_.step);
     T* const kept_scores = carve(band * plan_.step);
-    Scratch scratch{
-        q, out, keys, values, scores, kept_scores, {carve(normalizer::SoftmaxRows<T>::size(plan_.rows)), plan_.rows}};
+    Scratch scratch{q,
+                    out,
+                    keys,
+                    values,
+                    scores,
+                    kept_scores,
+                    {pass_.power_unit(), carve(normalizer::SoftmaxRows<T>::size(plan_.rows)), plan_.rows}};
     const Index padded = simd::whole_rows(rows.count());
     prefetch(rows, {0, std::min(plan_.step, pass_.source.length())});
     pass_.load_queries(rows, q, plan_.key_dim);
@@ -154,6 +159,10 @@ class OverTiles {
     } else {
       simd::multiply_rows<band, simd::Start::keep>(plan_.width, columns, scratch.scores, columns, values, plan_.width,
                                                    out, plan_.width);
+    }
+    if (spoiled != nullptr) [[unlikely]] {
+      pass_.add_spoiled(std::min(band, rows.count() - first), span.size(), *spoiled, scratch.kept_scores,
+                        scratch.scores, columns, out, plan_.width);
     }
   }
 

@@ -2,6 +2,7 @@
 // rows.
 #pragma once
 
+#include <cmath>
 #include <cstring>
 
 #include <fovea/engine/recipe.hpp>
@@ -13,21 +14,34 @@ namespace fovea::inline FOVEA_ISA::engine {
 
 // One call: its arrays, and the parts of its recipe bound to its shape.
 template <class T, class Source, class Mask, class Scores>
-struct Pass {
+class Pass {
+ public:
   const Problem<T>& problem;
   const Source& source;
   const normalizer::Softmax& softmax;
   const Mask& mask;
   const Scores& scores;
-  bool modified;  // whether there are score modifiers
+  const bool modified;  // whether there are score modifiers, which want scores in natural units
 
-  // Rows of q, `stride` apart and zero behind the width, times what brings scores into the unit that their first reader
-  // wants.
+  Pass(const Problem<T>& the_problem, const Source& the_source, const normalizer::Softmax& the_softmax,
+       const Mask& the_mask, const Scores& the_scores, bool are_modified)
+      : problem(the_problem),
+        source(the_source),
+        softmax(the_softmax),
+        mask(the_mask),
+        scores(the_scores),
+        modified(are_modified),
+        scale_(softmax.scale_for(source.key_dim())) {}
+
+  // Natural units, and powers of two, in one unit of the finished scores.
+  T natural_unit() const { return T(modified ? 1.0 : scale_.rest); }
+  T power_unit() const { return T((modified ? 1.0 : scale_.rest) * simd::log2_e); }
+
+  // Rows of q as the products want them, `stride` apart and zero behind the width.
   void load_queries(const TileRows& rows, T* q, Index stride) const {
     const Index dim = source.key_dim();
-    const T scale = T(softmax.scale_for(dim) * (modified ? 1.0 : simd::log2_e));
     rows.each(0, rows.count(), [&](Index r, Row at) {
-      simd::copy_scaled(q + r * stride, problem.q.row(at.batch, at.head, at.query), dim, scale);
+      simd::copy_scaled(q + r * stride, problem.q.row(at.batch, at.head, at.query), dim, scale_.query);
       for (Index d = dim; d < stride; ++d) q[r * stride + d] = T(0);
     });
   }
@@ -39,8 +53,8 @@ struct Pass {
     rows.each(first, last, [&](Index r, Row at) {
       T* const row = band + (r - first) * columns;
       if (modified) {
+        simd::scale(row, span.size(), T(scale_.rest));
         scores(row, at, span);
-        simd::scale(row, span.size(), T(simd::log2_e));
       }
       if (!all) hide(at, span, row);
     });
@@ -94,14 +108,15 @@ struct Pass {
 
   // The result of a row from its weighted sum of values, the sum of its weights and their reference.
   void write_row(Row at, const T* sum, T total, T reference) const {
+    const T natural = reference * natural_unit();
     T* const out = problem.out.row(at.batch, at.head, at.query);
     if (total == T(0)) {
       std::memset(out, 0, std::size_t(source.value_dim()) * sizeof(T));
     } else {
-      simd::copy_divided(out, sum, source.value_dim(), total + softmax.sink_weight(at.head, reference));
+      simd::copy_divided(out, sum, source.value_dim(), total + softmax.sink_weight(at.head, natural));
     }
     if (problem.log_sum.data != nullptr)
-      *problem.log_sum.row(at.batch, at.head, at.query) = normalizer::log_sum(total, reference);
+      *problem.log_sum.row(at.batch, at.head, at.query) = normalizer::log_sum(total, natural);
   }
 
  private:
@@ -112,6 +127,8 @@ struct Pass {
       if (seen != mask::low_bits(keys.size())) simd::hide(row + j, keys.size(), seen);
     }
   }
+
+  const normalizer::SplitScale<T> scale_;
 };
 
 }  // namespace fovea::inline FOVEA_ISA::engine

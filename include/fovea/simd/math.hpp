@@ -33,14 +33,16 @@ struct Exponent<double> {
 template <class T>
 struct Power {
   Pack<T> scale;     // 2^n
-  Pack<T> fraction;  // f in [-1/2, 1/2] with x = n + f
+  Pack<T> fraction;  // f in [-1/2, 1/2]
 };
 
+// unit x = n + f, the product unrounded.
 template <class T>
-[[gnu::always_inline]] inline Power<T> split_power(Pack<T> x) {
+[[gnu::always_inline]] inline Power<T> split_power(Pack<T> x, Pack<T> unit) {
   const Pack<T> magic(Exponent<T>::magic);
-  const Pack<T> shifted = x + magic;
-  return {from_bits<T>(shift_left<Exponent<T>::mantissa_bits, Bits<T>>(as_bits<T>(shifted))), x - (shifted - magic)};
+  const Pack<T> shifted = fma(x, unit, magic);
+  return {from_bits<T>(shift_left<Exponent<T>::mantissa_bits, Bits<T>>(as_bits<T>(shifted))),
+          fma(x, unit, magic - shifted)};
 }
 
 // q(f) near (2^f - 1) / f on [-1/2, 1/2] (Remez), to a relative 1.1e-8 (float) or 2.4e-19 (double), so that both
@@ -71,13 +73,19 @@ template <class T>
 
 }  // namespace detail
 
-// 2^x for x <= 127 (float) or 1023 (double): the weight of a score. Within 2 ulp (2.1 without fused
-// multiply-add); 2^0 is exactly 1; exactly 0 from half
-// a unit below the smallest normal exponent down to -infinity; NaN stays NaN.
+// 2^(unit x) for unit x <= 127 (float) or 1023 (double): the weight of a score x. Within one ulp of the power (1.2
+// without fused multiply-add, and then of the rounded product); 2^0 is exactly 1; exactly 0 from half a unit below the
+// smallest normal exponent down to -infinity; NaN stays NaN. lowest is lowest_score(unit).
 template <class T>
-[[gnu::always_inline]] inline Pack<T> exp2_weight(Pack<T> x) {
-  const auto [scale, f] = detail::split_power<T>(at_least(Pack<T>(detail::Exponent<T>::floor), x));
+[[gnu::always_inline]] inline Pack<T> exp2_weight(Pack<T> x, Pack<T> unit, Pack<T> lowest) {
+  const auto [scale, f] = detail::split_power<T>(at_least(lowest, x), unit);
   return fma(detail::power_slope(f), f, Pack<T>(1)) * scale;
+}
+
+// The score whose weight is zero, as is that of every lower one; unit is positive.
+template <class T>
+T lowest_score(T unit) {
+  return detail::Exponent<T>::floor / unit;
 }
 
 // tanh x, within 4 ulp; saturates at +-1 and keeps NaN.
@@ -85,8 +93,7 @@ template <class T>
 [[gnu::always_inline]] inline Pack<T> tanh(Pack<T> x) {
   // With z = e^(2|x|) - 1, tanh |x| = z / (z + 2). z comes from 2^n (2^f - 1) + (2^n - 1): no cancellation near zero.
   const Pack<T> size = xsimd::abs(x);
-  const Pack<T> y = at_most(Pack<T>(T(64)), size * Pack<T>(T(2 * log2_e)));
-  const auto [scale, f] = detail::split_power<T>(y);
+  const auto [scale, f] = detail::split_power<T>(at_most(Pack<T>(T(22)), size), Pack<T>(T(2 * log2_e)));
   const Pack<T> z = fma(detail::power_slope(f) * f, scale, scale - Pack<T>(1));
   const Pack<T> t = z / (z + Pack<T>(2));
   return xsimd::copysign(t, x);

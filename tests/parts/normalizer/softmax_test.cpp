@@ -36,7 +36,7 @@ struct Run {
   }
 
   normalizer::SoftmaxRows<T> run() {
-    normalizer::SoftmaxRows<T> state(memory.data(), rows);
+    normalizer::SoftmaxRows<T> state(T(1), memory.data(), rows);
     state.begin(rows);
     for (Index t = 0; t < tiles; ++t) {
       auto tile = std::vector<T>(scores.begin() + t * rows * columns, scores.begin() + (t + 1) * rows * columns);
@@ -80,8 +80,10 @@ struct Run {
       definition(i, mean, log_sum);
       const T total = state.total(i);
       worst = std::max(worst, std::fabs(sums[std::size_t(i)] / double(total) - mean) / budget);
-      worst = std::max(worst, std::fabs(double(normalizer::log_sum(total, state.reference[i])) - log_sum) /
-                                  (budget * (1 + std::fabs(log_sum))));
+      worst = std::max(
+          worst,
+          std::fabs(double(normalizer::log_sum(total, T(double(state.reference[i]) * std::log(2.0)))) - log_sum) /
+              (budget * (1 + std::fabs(log_sum))));
     }
     return worst;
   }
@@ -166,11 +168,21 @@ TEST_CASE("the scale is 1 / sqrt(D) unless it is given", "[parts][normalizer]") 
   CHECK(normalizer::Softmax{0.3, {}}.scale_for(64) == 0.3);
 }
 
-TEST_CASE("a sink weighs exp(logit) against a reference in powers of two", "[parts][normalizer]") {
+TEMPLATE_TEST_CASE("a split scale is the scale, its power of two and sign exact", "[parts][normalizer]", float,
+                   double) {
+  for (const double scale : {0.125, 0.088388, -0.3, 1.0, 7.5, 0.0}) {
+    CAPTURE(scale);
+    const normalizer::SplitScale<TestType> split(scale);
+    CHECK(double(split.query) * split.rest == scale);
+    CHECK((split.rest == 1 || (split.rest >= 0.5 && split.rest < 1)));
+  }
+}
+
+TEST_CASE("a sink weighs exp(logit) against exp(reference)", "[parts][normalizer]") {
   const normalizer::Softmax softmax{{}, {0.5, -1.5}};
   for (const double reference : {0.0, 3.0, -2.0}) {
     CAPTURE(reference);
-    const double wanted = std::exp(-1.5) / std::exp2(reference);
+    const double wanted = std::exp(-1.5) / std::exp(reference);
     CHECK(std::fabs(softmax.sink_weight(1, reference) - wanted) <= 4 * support::epsilon<double> * wanted);
   }
   CHECK(normalizer::Softmax{}.sink_weight(7, 1.0) == 0);

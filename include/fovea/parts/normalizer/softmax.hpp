@@ -1,11 +1,11 @@
 // Online softmax over tiles of keys: the running state of some rows and what a tile of scores does to it.
 // Milakov and Gimelshein 2018, arXiv:1805.02867; the tiled form of FlashAttention-2, Dao 2023, arXiv:2307.08691.
 //
-//   p_ij = 2^(s_ij - r_i),  l_i = sum_j p_ij,  o_i = sum_j p_ij v_j / l_i,  log_sum_i = ln 2 (r_i + log2 l_i)
+//   p_ij = exp(c (s_ij - r_i)),  l_i = sum_j p_ij,  o_i = sum_j p_ij v_j / l_i,  log_sum_i = c r_i + ln l_i
 //
-// Scores come in powers of two: scale log2(e) q . k. The reference r_i is the largest score of the first tile in which
-// row i sees a key; it moves only when a score exceeds it by more than `slack`, which keeps p below 2^slack and spares
-// most tiles the rescaling of what was summed before.
+// c is what is left of the scale of the scores: it is applied inside the exponential, where it costs no rounding and no
+// time. The reference r_i is the largest score of the first tile in which row i sees a key; it moves only when a score
+// exceeds it by so much that p would pass 2^slack, which spares most tiles the rescaling of what was summed before.
 #pragma once
 
 #include <cmath>
@@ -23,15 +23,17 @@ template <class T>
 struct SoftmaxRows {
   static constexpr double slack = 8;
 
+  T unit;        // c in powers of two: p = 2^(unit (s - r))
   T* reference;  // [rows] r_i; 0 before the first key
-  T* limit;      // [rows] r_i + slack; -infinity before the first key
+  T* limit;      // [rows] the score whose weight is 2^slack; -infinity before the first key
   T* shrink;     // [rows] what the last tile multiplies earlier sums with
   T* sum;        // [rows x lanes] l_i spread over the lanes
 
   static constexpr Index size(Index rows) { return simd::whole<T>(rows) * 3 + rows * simd::lanes<T>; }
 
-  SoftmaxRows(T* memory, Index rows)
-      : reference(memory),
+  SoftmaxRows(T power_unit, T* memory, Index rows)
+      : unit(power_unit),
+        reference(memory),
         limit(memory + simd::whole<T>(rows)),
         shrink(memory + 2 * simd::whole<T>(rows)),
         sum(memory + 3 * simd::whole<T>(rows)) {}
@@ -60,12 +62,13 @@ struct SoftmaxRows {
     const bool moved = xsimd::any(over);
     if (moved) [[unlikely]]
       move_references(first, rows, scores, stride, columns);
+    const Pack<T> powers(unit), lowest(simd::lowest_score(unit));
     for (Index i = 0; i < rows; ++i) {
       T* row = scores + i * stride;
       const Pack<T> r(reference[first + i]);
       Pack<T> total = simd::load(sum + (first + i) * step);
       for (Index j = 0; j < columns; j += step) {
-        const Pack<T> p = simd::exp2_weight(simd::load(row + j) - r);
+        const Pack<T> p = simd::exp2_weight(simd::load(row + j) - r, powers, lowest);
         total = total + p;
         simd::store(row + j, p);
       }
@@ -90,19 +93,34 @@ struct SoftmaxRows {
         continue;
       }
       const bool begun = limit[at] > -simd::infinity<T>;
-      shrink[at] = begun ? std::exp2(reference[at] - most) : T(1);
+      shrink[at] = begun ? std::exp2(unit * (reference[at] - most)) : T(1);
       simd::scale(sum + at * simd::lanes<T>, simd::lanes<T>, shrink[at]);
       reference[at] = most;
-      limit[at] = most + T(slack);
+      limit[at] = most + T(slack) / unit;
     }
   }
 };
 
-// ln sum_j exp(s_ij) from the sum of a row's weights and their reference.
+// ln sum_j exp(s_ij) from the sum of a row's weights and their reference in natural units.
 template <class T>
 T log_sum(T total, T reference) {
-  return total == T(0) ? -simd::infinity<T> : T(simd::ln_2) * (reference + std::log2(total));
+  return total == T(0) ? -simd::infinity<T> : reference + std::log(total);
 }
+
+// Scores as the engine computes them, (query q) . k, and what turns them into scale q . k. The power of two and the
+// sign of the scale go into the query, which is exact; the rest, in [1/2, 1), is left for later.
+template <class T>
+struct SplitScale {
+  T query;
+  double rest;
+
+  explicit SplitScale(double scale) : query(T(0)), rest(1) {
+    if (scale == 0) return;
+    int exponent = 0;
+    rest = std::frexp(std::abs(scale), &exponent);
+    query = T(std::copysign(std::ldexp(1.0, exponent), scale));
+  }
+};
 
 // softmax as a value of a recipe: the scale of the scores and, when asked for, a learned logit per head that takes part
 // in the denominator alone.
@@ -119,11 +137,11 @@ struct Softmax {
           "sink logits need one number for each head, wanted ", shape.heads, ", got ", sink_logits.size());
   }
 
-  // What the sink of `head` adds to a sum of weights relative to `reference`; zero without sinks.
+  // What the sink of `head` adds to a sum of weights relative to exp(reference); zero without sinks.
   template <class T>
   T sink_weight(Index head, T reference) const {
     if (sink_logits.empty()) return T(0);
-    return std::exp2(T(sink_logits[std::size_t(head)] * simd::log2_e) - reference);
+    return std::exp(T(sink_logits[std::size_t(head)]) - reference);
   }
 };
 
