@@ -115,9 +115,9 @@ class OverSplits {
       const T* const a = weights + r * columns;
       T* const c = out + r * width_;
       if (shrink != nullptr) {
-        simd::multiply_rows<count, simd::Start::shrink>(width_, keys, a, columns, v, stride, c, width_, shrink + r);
+        simd::multiply_rows<count, simd::Onto::shrunk_sum>(width_, keys, a, columns, v, stride, c, width_, shrink + r);
       } else {
-        simd::multiply_rows<count, simd::Start::keep>(width_, keys, a, columns, v, stride, c, width_);
+        simd::multiply_rows<count, simd::Onto::sum>(width_, keys, a, columns, v, stride, c, width_);
       }
       r += count;
     };

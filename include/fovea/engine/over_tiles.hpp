@@ -142,8 +142,7 @@ class OverTiles {
 
   void absorb_band(const TileRows& rows, Index first, Span span, bool all, Index columns, const T* values,
                    const kv::Rows<T>* spoiled, Scratch& scratch) const {
-    simd::multiply_rows<band, simd::Start::zero>(columns, plan_.key_dim, scratch.q + first * plan_.key_dim,
-                                                 plan_.key_dim, scratch.keys, columns, scratch.scores, columns);
+    score_band(scratch.q + first * plan_.key_dim, columns, scratch);
     if (pass_.modified || !all || columns != span.size())
       pass_.finish_scores(rows, first, first + band, span, all, scratch.scores, columns);
     if (spoiled != nullptr) [[unlikely]]
@@ -154,16 +153,27 @@ class OverTiles {
     const bool moved = columns == whole_step ? absorb(std::integral_constant<Index, whole_step>{}) : absorb(columns);
     T* const out = scratch.out + first * plan_.width;
     if (moved) {
-      simd::multiply_rows<band, simd::Start::shrink>(plan_.width, columns, scratch.scores, columns, values, plan_.width,
-                                                     out, plan_.width, scratch.state.shrink + first);
+      simd::multiply_rows<band, simd::Onto::shrunk_sum>(plan_.width, columns, scratch.scores, columns, values,
+                                                        plan_.width, out, plan_.width, scratch.state.shrink + first);
     } else {
-      simd::multiply_rows<band, simd::Start::keep>(plan_.width, columns, scratch.scores, columns, values, plan_.width,
-                                                   out, plan_.width);
+      simd::multiply_rows<band, simd::Onto::sum>(plan_.width, columns, scratch.scores, columns, values, plan_.width,
+                                                 out, plan_.width);
     }
     if (spoiled != nullptr) [[unlikely]] {
       pass_.add_spoiled(std::min(band, rows.count() - first), span.size(), *spoiled, scratch.kept_scores,
                         scratch.scores, columns, out, plan_.width);
     }
+  }
+
+  // Scores of one band, in pieces of the depth so that no chain of additions is long.
+  void score_band(const T* q, Index columns, Scratch& scratch) const {
+    constexpr Index piece = 64;
+    const Index dim = plan_.key_dim;
+    simd::multiply_rows<band, simd::Onto::nothing>(columns, std::min(piece, dim), q, dim, scratch.keys, columns,
+                                                   scratch.scores, columns);
+    for (Index d = piece; d < dim; d += piece)
+      simd::multiply_rows<band, simd::Onto::sum>(columns, std::min(piece, dim - d), q + d, dim,
+                                                 scratch.keys + d * columns, columns, scratch.scores, columns);
   }
 
   // Asks for keys and values, so that they are near when their turn comes.

@@ -1,9 +1,10 @@
 // The register kernel: products of small row-major matrices with all sums kept in registers.
 //
-//   C [rows x columns]  (=, += or s C +=)  A [rows x depth] B [depth x columns]
+//   C [rows x columns]  =  A [rows x depth] B [depth x columns]   (or C + A B, or s C + A B)
 //
-// An element of A is broadcast from memory and meets a row of B in vectors. Every element of C is one chain of fused
-// multiply-adds over depth in ascending order, so a result does not depend on how rows and columns are cut into tiles.
+// An element of A is broadcast from memory and meets a row of B in vectors. Every element of a product is one chain of
+// fused multiply-adds over depth in ascending order, added to what C held at the end: short chains keep rounding errors
+// small, and a result does not depend on how rows and columns are cut into tiles.
 #pragma once
 
 #include <fovea/simd/ops.hpp>
@@ -17,26 +18,18 @@ inline constexpr int tile_vectors = registers >= 32 ? 4 : 2;
 // rows rounded up to whole register tiles.
 constexpr Index whole_rows(Index rows) { return (rows + tile_rows - 1) / tile_rows * tile_rows; }
 
-// What C holds before the first product is added.
-enum class Start { zero, keep, shrink };
+// What becomes of what C held: it is replaced by the product, the product is added, or it is shrunk first.
+enum class Onto { nothing, sum, shrunk_sum };
 
 namespace detail {
 
-template <int rows, int vectors, Start start, class T>
+template <int rows, int vectors, Onto onto, class T>
 inline void register_tile(Index depth, const T* a, Index lda, const T* b, Index ldb, T* c, Index ldc, const T* shrink) {
   Pack<T> sum[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i) {
 #pragma GCC unroll 16
-    for (int j = 0; j < vectors; ++j) {
-      if constexpr (start == Start::zero) {
-        sum[i][j] = Pack<T>(T(0));
-      } else if constexpr (start == Start::keep) {
-        sum[i][j] = load(c + i * ldc + j * lanes<T>);
-      } else {
-        sum[i][j] = load(c + i * ldc + j * lanes<T>) * Pack<T>(shrink[i]);
-      }
-    }
+    for (int j = 0; j < vectors; ++j) sum[i][j] = Pack<T>(T(0));
   }
 #pragma GCC unroll 4
   for (Index k = 0; k < depth; ++k) {
@@ -53,27 +46,37 @@ inline void register_tile(Index depth, const T* a, Index lda, const T* b, Index 
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i) {
 #pragma GCC unroll 16
-    for (int j = 0; j < vectors; ++j) store(c + i * ldc + j * lanes<T>, sum[i][j]);
+    for (int j = 0; j < vectors; ++j) {
+      T* const at = c + i * ldc + j * lanes<T>;
+      if constexpr (onto == Onto::nothing) {
+        store(at, sum[i][j]);
+      } else if constexpr (onto == Onto::sum) {
+        store(at, load(at) + sum[i][j]);
+      } else {
+        store(at, fma(load(at), Pack<T>(shrink[i]), sum[i][j]));
+      }
+    }
   }
 }
 
 }  // namespace detail
 
-// One band of `rows` rows; columns is a whole number of vectors. shrink (rows numbers) is read for Start::shrink alone.
-template <int rows, Start start, class T>
+// One band of `rows` rows; columns is a whole number of vectors. shrink (rows numbers) is read for Onto::shrunk_sum
+// alone.
+template <int rows, Onto onto, class T>
 inline void multiply_rows(Index columns, Index depth, const T* a, Index lda, const T* b, Index ldb, T* c, Index ldc,
                           const T* shrink = nullptr) {
   constexpr Index most = tile_vectors * lanes<T>;
   Index j = 0;
   for (; j + most <= columns; j += most)
-    detail::register_tile<rows, tile_vectors, start>(depth, a, lda, b + j, ldb, c + j, ldc, shrink);
+    detail::register_tile<rows, tile_vectors, onto>(depth, a, lda, b + j, ldb, c + j, ldc, shrink);
   if constexpr (tile_vectors > 2) {
     if (j + 2 * lanes<T> <= columns) {
-      detail::register_tile<rows, 2, start>(depth, a, lda, b + j, ldb, c + j, ldc, shrink);
+      detail::register_tile<rows, 2, onto>(depth, a, lda, b + j, ldb, c + j, ldc, shrink);
       j += 2 * lanes<T>;
     }
   }
-  if (j < columns) detail::register_tile<rows, 1, start>(depth, a, lda, b + j, ldb, c + j, ldc, shrink);
+  if (j < columns) detail::register_tile<rows, 1, onto>(depth, a, lda, b + j, ldb, c + j, ldc, shrink);
 }
 
 }  // namespace fovea::inline FOVEA_ISA::simd
