@@ -113,7 +113,7 @@ class Pass {
     if (total == T(0)) {
       std::memset(out, 0, std::size_t(source.value_dim()) * sizeof(T));
     } else {
-      simd::copy_divided(out, sum, source.value_dim(), total + softmax.sink_weight(at.head, natural));
+      simd::copy_scaled(out, sum, source.value_dim(), T(1) / (total + softmax.sink_weight(at.head, natural)));
     }
     if (problem.log_sum.data != nullptr)
       *problem.log_sum.row(at.batch, at.head, at.query) = normalizer::log_sum(total, natural);
