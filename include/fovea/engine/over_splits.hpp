@@ -20,7 +20,10 @@ class OverSplits {
         rows_(pass.problem.q.length * pass.problem.group),
         depth_(simd::whole<T>(pass.source.key_dim())),
         width_(simd::whole<T>(pass.source.value_dim())),
-        part_size_(whole_lines<T>(rows_ * (width_ + 2))) {}
+        part_size_(whole_lines<T>(rows_ * (width_ + 2))),
+        look_ahead_(double(pass.problem.q.batch * kv_heads_) * double(pass.source.length()) *
+                        double(pass.source.key_dim() + pass.source.value_dim()) * double(sizeof(T)) >
+                    cache_size) {}
 
   // Whether a call has few enough queries: in a sequence, or of a kv head.
   static bool takes(Index queries, Index group) { return queries == 1 || queries * group <= 8; }
@@ -52,6 +55,10 @@ class OverSplits {
  private:
   static constexpr Index split = 512;        // keys of a part
   static constexpr Index step = mask::word;  // keys of a tile
+  static constexpr Index piece = 16;         // keys between two looks ahead
+  // Keys and values of so many bytes come from memory in any case and are asked for early; fewer may come from a cache,
+  // where asking costs more than it gains.
+  static constexpr double cache_size = 64 << 20;
 
   struct Part {
     Index head;  // batch * kv_heads + kv_head
@@ -86,24 +93,36 @@ class OverSplits {
       const Index count = span.size(), columns = simd::whole<T>(count);
       const auto k = pass_.source.keys(rows.batch, rows.kv_head, span);
       const auto v = pass_.source.values(rows.batch, rows.kv_head, span);
-      simd::dot_rows(rows_, q, depth_, count, k.data, k.stride, pass_.source.key_dim(), scores, columns);
+      for (Index j = 0; j < count; j += piece) {
+        if (look_ahead_) pass_.prefetch_keys(rows, ahead(span, j));
+        simd::dot_rows(rows_, q, depth_, std::min(piece, count - j), k[j], k.stride, pass_.source.key_dim(), scores + j,
+                       columns);
+      }
       if (pass_.modified || !full || columns != count) pass_.finish_scores(rows, 0, rows_, span, full, scores, columns);
       const bool spoiled = pass_.careful(full) && !pass_.finite(v, count);
       if (spoiled) [[unlikely]]
         std::copy_n(scores, rows_ * columns, kept_scores);
       const T* const shrink = state.absorb(0, rows_, scores, columns, columns) ? state.shrink : nullptr;
-      if (!spoiled && width_ == pass_.source.value_dim()) {
-        add_values(count, scores, columns, v.data, v.stride, result, shrink);
-      } else {
-        pass_.load_values(v, count, spoiled, values, width_);
-        add_values(count, scores, columns, values, width_, result, shrink);
-        if (spoiled) pass_.add_spoiled(rows_, count, v, kept_scores, scores, columns, result, width_);
+      const bool in_place = !spoiled && width_ == pass_.source.value_dim();
+      if (!in_place) pass_.load_values(v, count, spoiled, values, width_);
+      for (Index j = 0; j < count; j += piece) {
+        if (look_ahead_) pass_.prefetch_values(rows, ahead(span, j));
+        add_values(std::min(piece, count - j), scores + j, columns, in_place ? v[j] : values + j * width_,
+                   in_place ? v.stride : width_, result, j == 0 ? shrink : nullptr);
       }
+      if (spoiled) [[unlikely]]
+        pass_.add_spoiled(rows_, count, v, kept_scores, scores, columns, result, width_);
     });
     for (Index r = 0; r < rows_; ++r) {
       totals(result)[r] = state.total(r);
       references(result)[r] = state.reference[r];
     }
+  }
+
+  // The keys one tile behind those that are next to be read: what memory should be busy with meanwhile.
+  Span ahead(Span tile, Index j) const {
+    const Index first = std::min(tile.first + j + step, pass_.source.length());
+    return {first, std::min(first + piece, pass_.source.length())};
   }
 
   // out [rows x width] = shrink out + weights v, shrink being one where it is null.
@@ -148,6 +167,7 @@ class OverSplits {
 
   const Pass<T, Source, Mask, Scores>& pass_;
   const Index kv_heads_, rows_, depth_, width_, part_size_;
+  const bool look_ahead_;
 };
 
 }  // namespace fovea::inline FOVEA_ISA::engine

@@ -92,7 +92,9 @@ class OverTiles {
                     kept_scores,
                     {pass_.power_unit(), carve(normalizer::SoftmaxRows<T>::size(plan_.rows)), plan_.rows}};
     const Index padded = simd::whole_rows(rows.count());
-    prefetch(rows, {0, std::min(plan_.step, pass_.source.length())});
+    const Span soon{0, std::min(plan_.step, pass_.source.length())};
+    pass_.prefetch_keys(rows, soon);
+    pass_.prefetch_values(rows, soon);
     pass_.load_queries(rows, q, plan_.key_dim);
     std::fill(q + rows.count() * plan_.key_dim, q + padded * plan_.key_dim, T(0));
     std::fill(out, out + padded * plan_.width, T(0));
@@ -124,7 +126,8 @@ class OverTiles {
     Span next{span.last, span.last};
     for (Index first = 0; first < rows.count(); first += band) {
       next = {next.last, std::min(next.last + share, std::min(span.last + plan_.step, pass_.source.length()))};
-      prefetch(rows, next);
+      pass_.prefetch_keys(rows, next);
+      pass_.prefetch_values(rows, next);
       bool all = full;
       if (!full) {
         const auto cover = pass_.mask.cover(rows.region(first, first + band, span));
@@ -174,17 +177,6 @@ class OverTiles {
     for (Index d = piece; d < dim; d += piece)
       simd::multiply_rows<band, simd::Onto::sum>(columns, std::min(piece, dim - d), q + d, dim,
                                                  scratch.keys + d * columns, columns, scratch.scores, columns);
-  }
-
-  // Asks for keys and values, so that they are near when their turn comes.
-  void prefetch(const TileRows& rows, Span span) const {
-    constexpr Index line = Index(scratch_alignment / sizeof(T));
-    for (Index j = span.first; j < span.last; ++j) {
-      const T* const k = pass_.source.keys(rows.batch, rows.kv_head, {j, j + 1}).data;
-      const T* const v = pass_.source.values(rows.batch, rows.kv_head, {j, j + 1}).data;
-      for (Index d = 0; d < plan_.key_dim; d += line) __builtin_prefetch(k + d, 0, 2);
-      for (Index e = 0; e < plan_.value_dim; e += line) __builtin_prefetch(v + e, 0, 2);
-    }
   }
 
   const Pass<T, Source, Mask, Scores>& pass_;

@@ -46,6 +46,17 @@ class Pass {
     });
   }
 
+  // Asks for keys or values, so that they are near when their turn comes. (Always inlined: g++ takes a function that
+  // does nothing else for one without effect and drops its calls.)
+  [[gnu::always_inline]] void prefetch_keys(const TileRows& rows, Span span) const {
+    for (Index j = span.first; j < span.last; ++j)
+      prefetch(source.keys(rows.batch, rows.kv_head, {j, j + 1}).data, source.key_dim());
+  }
+  [[gnu::always_inline]] void prefetch_values(const TileRows& rows, Span span) const {
+    for (Index j = span.first; j < span.last; ++j)
+      prefetch(source.values(rows.batch, rows.kv_head, {j, j + 1}).data, source.value_dim());
+  }
+
   // Rows [first, last) of scores against the keys of `span`, `columns` apart: score modifiers, then the mask unless all
   // keys are seen, then the columns behind the last key.
   [[gnu::noinline]] void finish_scores(const TileRows& rows, Index first, Index last, Span span, bool all, T* band,
@@ -120,6 +131,11 @@ class Pass {
   }
 
  private:
+  [[gnu::always_inline]] static void prefetch(const T* row, Index dim) {
+    constexpr Index line = Index(scratch_alignment / sizeof(T));
+    for (Index d = 0; d < dim; d += line) __builtin_prefetch(row + d, 0, 2);
+  }
+
   void hide(Row at, Span span, T* row) const {
     for (Index j = 0; j < span.size(); j += mask::word) {
       const Span keys{span.first + j, std::min(span.first + j + mask::word, span.last)};
