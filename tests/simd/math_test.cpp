@@ -29,15 +29,14 @@ std::vector<T> apply(F&& f, std::vector<T> x) {
 
 // 2^(unit x)
 template <class T>
-std::vector<T> powers_in_units(std::vector<T> x, T unit) {
-  using Pack = fovea::simd::Pack<T>;
-  const T lowest = fovea::simd::lowest_score(unit);
-  return apply<T>([=](auto v) { return fovea::simd::exp2_weight<T>(v, Pack(unit), Pack(lowest)); }, std::move(x));
+std::vector<T> powers_in_units(std::vector<T> x, long double unit) {
+  const fovea::simd::PowerUnit<T> powers(unit);
+  return apply<T>([&](auto v) { return fovea::simd::exp2_weight<T>(v, powers); }, std::move(x));
 }
 
 template <class T>
 std::vector<T> powers(std::vector<T> x) {
-  return powers_in_units(std::move(x), T(1));
+  return powers_in_units(std::move(x), 1.0L);
 }
 
 template <class T>

@@ -136,6 +136,12 @@ TEMPLATE_TEST_CASE("copy_scaled to another row and in place", "[simd][row]", flo
                       [](T a, T, Index) { return a * T(0.7); }, exact) == "");
 }
 
+TEMPLATE_TEST_CASE("copy_divided", "[simd][row]", float, double) {
+  using T = TestType;
+  CHECK(difference<T>([](T* x, const T* y, Index n) { simd::copy_divided(x, y, n, T(0.7)); },
+                      [](T, T b, Index) { return b / T(0.7); }, exact) == "");
+}
+
 TEMPLATE_TEST_CASE("hide hides the clear bits at every length up to a word", "[simd][row]", float, double) {
   using T = TestType;
   std::mt19937_64 engine(3);

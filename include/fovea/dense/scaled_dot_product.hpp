@@ -4,7 +4,8 @@
 //
 //   o_i = sum_j softmax_j(scale q_i . k_j) v_j   over all keys j, or over j <= i + M - N when causal
 //
-// Exact. Cost O(N M (D + E)) for each head, memory O(1) in N and M beside the arrays.
+// Exact. Cost O(N M (D + E)) for each head. Memory beside the arrays does not grow with N or M, but for few queries a
+// row of E + 2 numbers for each query and 512 keys.
 #pragma once
 
 #include <optional>

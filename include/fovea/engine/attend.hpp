@@ -27,7 +27,7 @@ void attend(const Problem<T>& problem, const Recipe<Mask, Scores>& recipe, const
   if (OverSplits<T, Source, Bound, BoundScores>::takes(shape.queries, problem.group)) {
     OverSplits(pass).run(executor);
   } else {
-    OverTiles(pass).run(executor);
+    OverTiles(pass, exec::concurrency(executor)).run(executor);
   }
 }
 

@@ -157,7 +157,7 @@ class OverSplits {
       for (Index s = 0; s < count; ++s) {
         T* const part = parts + s * part_size_;
         if (totals(part)[r] == T(0)) continue;
-        const T weight = std::exp2(pass_.power_unit() * (references(part)[r] - reference));
+        const T weight = std::exp(pass_.natural_unit() * (references(part)[r] - reference));
         total += weight * totals(part)[r];
         simd::add_scaled(sum, weight, part + r * width_, width_);
       }

@@ -24,16 +24,21 @@ struct TilePlan {
 
   // Keys of a tile: one register tile wide at least, 64 where the vectors are shorter.
   static constexpr Index most_keys = std::max<Index>(simd::tile_vectors * simd::lanes<T>, 64);
-  // Scratch of one worker, in bytes, that queries and sums may fill.
+  // Queries and sums of a tile in bytes: they stay in the second-level cache while keys and values pass by.
   static constexpr Index budget = 320 * 1024;
 
-  TilePlan(Index all_queries, Index keys, Index group, Index key_width, Index value_width)
+  // Tiles as large as fits, so that keys are laid out seldom; but at least `wanted` of them to share out, as long as
+  // they have some bands. Results do not depend on it.
+  TilePlan(const Shape& shape, Index key_width, Index value_width, Index wanted)
       : key_dim(key_width), value_dim(value_width), width(simd::whole<T>(value_width)) {
-    step = std::min(most_keys, std::max<Index>(simd::whole<T>(keys), simd::lanes<T>));
-    const Index fit = std::clamp<Index>(budget / Index(sizeof(T)) / (key_dim + width), 4 * simd::tile_rows, 384);
-    const Index most = std::max<Index>(fit / group, 1);
-    const Index tiles = (all_queries + most - 1) / most;
-    queries = (all_queries + tiles - 1) / tiles;
+    step = std::min(most_keys, std::max<Index>(simd::whole<T>(shape.keys), simd::lanes<T>));
+    constexpr Index least_rows = 8 * simd::tile_rows, most_rows = 64 * simd::tile_rows;
+    const Index group = shape.heads / shape.kv_heads;
+    const Index fit = std::clamp<Index>(budget / Index(sizeof(T)) / (key_dim + width), least_rows, most_rows);
+    const Index share = (shape.queries * group + wanted - 1) / wanted;
+    const Index most = std::max<Index>(std::min(fit, std::max(share, least_rows)) / group, 1);
+    const Index tiles = (shape.queries + most - 1) / most;
+    queries = (shape.queries + tiles - 1) / tiles;
     rows = simd::whole_rows(queries * group);
   }
 
@@ -47,10 +52,10 @@ struct TilePlan {
 template <class T, class Source, class Mask, class Scores>
 class OverTiles {
  public:
-  explicit OverTiles(const Pass<T, Source, Mask, Scores>& pass)
+  OverTiles(const Pass<T, Source, Mask, Scores>& pass, Index workers)
       : pass_(pass),
-        plan_(pass.problem.q.length, pass.source.length(), pass.problem.group, pass.source.key_dim(),
-              pass.source.value_dim()) {}
+        plan_(pass.problem.shape(), pass.source.key_dim(), pass.source.value_dim(),
+              tiles_for(workers, pass.problem.shape())) {}
 
   template <class Exec>
   void run(const Exec& executor) const {
@@ -70,6 +75,12 @@ class OverTiles {
  private:
   static constexpr Index band = simd::tile_rows;
   static constexpr Index whole_step = TilePlan<T>::most_keys;
+
+  // Tiles of a (batch, kv head) such that every worker finds a few.
+  static Index tiles_for(Index workers, const Shape& shape) {
+    const Index heads = shape.batch * shape.kv_heads;
+    return workers == 1 ? 1 : (4 * workers + heads - 1) / heads;
+  }
 
   struct Scratch {
     T *q, *out, *keys, *values, *scores, *kept_scores;

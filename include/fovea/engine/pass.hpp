@@ -35,7 +35,7 @@ class Pass {
 
   // Natural units, and powers of two, in one unit of the finished scores.
   T natural_unit() const { return T(modified ? 1.0 : scale_.rest); }
-  T power_unit() const { return T((modified ? 1.0 : scale_.rest) * simd::log2_e); }
+  simd::PowerUnit<T> power_unit() const { return simd::PowerUnit<T>((modified ? 1.0 : scale_.rest) * simd::log2_e); }
 
   // Rows of q as the products want them, `stride` apart and zero behind the width.
   void load_queries(const TileRows& rows, T* q, Index stride) const {
@@ -124,7 +124,7 @@ class Pass {
     if (total == T(0)) {
       std::memset(out, 0, std::size_t(source.value_dim()) * sizeof(T));
     } else {
-      simd::copy_scaled(out, sum, source.value_dim(), T(1) / (total + softmax.sink_weight(at.head, natural)));
+      simd::copy_divided(out, sum, source.value_dim(), total + softmax.sink_weight(at.head, natural));
     }
     if (problem.log_sum.data != nullptr)
       *problem.log_sum.row(at.batch, at.head, at.query) = normalizer::log_sum(total, natural);

@@ -47,12 +47,16 @@ class Carve {
   T* next_;
 };
 
+// What a further worker must find to do: waking a thread costs some microseconds.
+inline constexpr double worthwhile_flops = 1e6;
+
 // Calls work(item, scratch) for every item of [0, items). Workers take the next free item as they go; an item's result
 // must not depend on which worker takes it. flops is the rough cost of an item.
 template <class T, exec::Executor Exec, class F>
 void distribute(const Exec& executor, Index items, double flops, Index scratch_size, F&& work) {
   if (items <= 0) return;
-  const Index workers = std::clamp<Index>(exec::concurrency(executor), 1, items);
+  const double share = std::min(flops * double(items) / worthwhile_flops, double(items));
+  const Index workers = std::clamp<Index>(Index(share), 1, std::max<Index>(exec::concurrency(executor), 1));
   const Index stride = whole_lines<T>(scratch_size);
   const auto scratch = allocate_scratch<T>(workers * stride);
   std::atomic<Index> next{0};

@@ -7,8 +7,7 @@
 
 namespace fovea::inline FOVEA_ISA::simd {
 
-inline constexpr double log2_e = 1.4426950408889634074;
-inline constexpr double ln_2 = 0.69314718055994530942;
+inline constexpr long double log2_e = 1.442695040888963407359924681001892137L;
 
 namespace detail {
 
@@ -73,19 +72,26 @@ template <class T>
 
 }  // namespace detail
 
-// 2^(unit x) for unit x <= 127 (float) or 1023 (double): the weight of a score x. Within one ulp of the power (1.2
-// without fused multiply-add, and then of the rounded product); 2^0 is exactly 1; exactly 0 from half a unit below the
-// smallest normal exponent down to -infinity; NaN stays NaN. lowest is lowest_score(unit).
+// A positive number of powers of two in one unit of a score, ready for exp2_weight.
 template <class T>
-[[gnu::always_inline]] inline Pack<T> exp2_weight(Pack<T> x, Pack<T> unit, Pack<T> lowest) {
-  const auto [scale, f] = detail::split_power<T>(at_least(lowest, x), unit);
-  return fma(detail::power_slope(f), f, Pack<T>(1)) * scale;
-}
+struct PowerUnit {
+  T unit;
+  T rest;    // what rounding took from unit: it would tilt all weights of a row alike
+  T lowest;  // the score whose weight is zero, as is that of every lower one
 
-// The score whose weight is zero, as is that of every lower one; unit is positive.
+  explicit PowerUnit(long double powers)
+      : unit(T(powers)), rest(T(powers - (long double)(unit))), lowest(detail::Exponent<T>::floor / unit) {}
+};
+
+// 2^(unit x) for unit x <= 127 (float) or 1023 (double): the weight of a score x. Within one ulp (without fused
+// multiply-add 1.2, and of the rounded product); 2^0 is exactly 1; exactly 0 from half a unit below the smallest normal
+// exponent down to -infinity; NaN stays NaN.
 template <class T>
-T lowest_score(T unit) {
-  return detail::Exponent<T>::floor / unit;
+[[gnu::always_inline]] inline Pack<T> exp2_weight(Pack<T> x, const PowerUnit<T>& unit) {
+  const Pack<T> bounded = at_least(Pack<T>(unit.lowest), x);
+  auto [scale, f] = detail::split_power<T>(bounded, Pack<T>(unit.unit));
+  if constexpr (std::is_same_v<T, double>) f = fma(bounded, Pack<T>(unit.rest), f);  // in float not worth its time
+  return fma(detail::power_slope(f), f, Pack<T>(1)) * scale;
 }
 
 // tanh x, within 4 ulp; saturates at +-1 and keeps NaN.

@@ -86,6 +86,12 @@ template <class T>
   return xsimd::max(a, b);
 }
 
+// Whether a comparison holds in some lane.
+template <class Lanes>
+[[gnu::always_inline]] inline bool any(const Lanes& holds) {
+  return xsimd::any(holds);
+}
+
 // max(floor, x) lane by lane, and NaN where x is NaN.
 template <class T>
 [[gnu::always_inline]] inline Pack<T> at_least(Pack<T> floor, Pack<T> x) {

@@ -76,6 +76,14 @@ inline void copy_scaled(T* to, const T* from, Index n, T factor) {
   for (; j < n; ++j) to[j] = from[j] * factor;
 }
 
+// to[j] = from[j] / divisor
+template <class T>
+inline void copy_divided(T* to, const T* from, Index n, T divisor) {
+  Index j = 0;
+  for (; j + lanes<T> <= n; j += lanes<T>) store(to + j, load(from + j) / Pack<T>(divisor));
+  for (; j < n; ++j) to[j] = from[j] / divisor;
+}
+
 // x[j] = -infinity where bit j of `seen` is clear; n is at most 64.
 template <class T>
 inline void hide(T* x, Index n, std::uint64_t seen) {

@@ -36,7 +36,7 @@ struct Run {
   }
 
   normalizer::SoftmaxRows<T> run() {
-    normalizer::SoftmaxRows<T> state(T(1), memory.data(), rows);
+    normalizer::SoftmaxRows<T> state(fovea::simd::PowerUnit<T>(1), memory.data(), rows);
     state.begin(rows);
     for (Index t = 0; t < tiles; ++t) {
       auto tile = std::vector<T>(scores.begin() + t * rows * columns, scores.begin() + (t + 1) * rows * columns);
@@ -203,4 +203,14 @@ TEST_CASE("sink logits of another number than the heads are refused", "[parts][n
           normalizer::Softmax{{}, {1, 2}}.check_for("f", shape);
         }) == "f: sink logits need one number for each head, wanted 3, got 2");
   CHECK(support::refusal([&] { normalizer::Softmax{{}, {1, 2, 3}}.check_for("f", shape); }) == "accepted");
+}
+
+TEST_CASE("sink logits that are NaN or infinite are refused, minus infinity is no sink", "[parts][normalizer]") {
+  const Shape shape{1, 2, 1, 4, 4};
+  const auto refused = [&](double logit) {
+    return support::refusal([&] { normalizer::Softmax{{}, {0, logit}}.check_for("f", shape); });
+  };
+  CHECK(refused(HUGE_VAL) == "f: sink logits must be finite or -infinity, got inf");
+  CHECK(refused(std::nan("")) != "accepted");
+  CHECK(refused(-HUGE_VAL) == "accepted");
 }

@@ -23,15 +23,15 @@ template <class T>
 struct SoftmaxRows {
   static constexpr double slack = 8;
 
-  T unit;        // c in powers of two: p = 2^(unit (s - r))
-  T* reference;  // [rows] r_i; 0 before the first key
-  T* limit;      // [rows] the score whose weight is 2^slack; -infinity before the first key
-  T* shrink;     // [rows] what the last tile multiplies earlier sums with
-  T* sum;        // [rows x lanes] l_i spread over the lanes
+  simd::PowerUnit<T> unit;  // c in powers of two: p = 2^(unit (s - r))
+  T* reference;             // [rows] r_i; 0 before the first key
+  T* limit;                 // [rows] the score whose weight is 2^slack; -infinity before the first key
+  T* shrink;                // [rows] what the last tile multiplies earlier sums with
+  T* sum;                   // [rows x lanes] l_i spread over the lanes
 
   static constexpr Index size(Index rows) { return simd::whole<T>(rows) * 3 + rows * simd::lanes<T>; }
 
-  SoftmaxRows(T power_unit, T* memory, Index rows)
+  SoftmaxRows(const simd::PowerUnit<T>& power_unit, T* memory, Index rows)
       : unit(power_unit),
         reference(memory),
         limit(memory + simd::whole<T>(rows)),
@@ -59,16 +59,15 @@ struct SoftmaxRows {
       for (Index j = step; j < columns; j += step) top = simd::max(top, simd::load(row + j));
       over = over | (top > Pack<T>(limit[first + i]));
     }
-    const bool moved = xsimd::any(over);
+    const bool moved = simd::any(over);
     if (moved) [[unlikely]]
       move_references(first, rows, scores, stride, columns);
-    const Pack<T> powers(unit), lowest(simd::lowest_score(unit));
     for (Index i = 0; i < rows; ++i) {
       T* row = scores + i * stride;
       const Pack<T> r(reference[first + i]);
       Pack<T> total = simd::load(sum + (first + i) * step);
       for (Index j = 0; j < columns; j += step) {
-        const Pack<T> p = simd::exp2_weight(simd::load(row + j) - r, powers, lowest);
+        const Pack<T> p = simd::exp2_weight(simd::load(row + j) - r, unit);
         total = total + p;
         simd::store(row + j, p);
       }
@@ -93,10 +92,10 @@ struct SoftmaxRows {
         continue;
       }
       const bool begun = limit[at] > -simd::infinity<T>;
-      shrink[at] = begun ? std::exp2(unit * (reference[at] - most)) : T(1);
+      shrink[at] = begun ? std::exp2(unit.unit * (reference[at] - most)) : T(1);
       simd::scale(sum + at * simd::lanes<T>, simd::lanes<T>, shrink[at]);
       reference[at] = most;
-      limit[at] = most + T(slack) / unit;
+      limit[at] = most + T(slack) / unit.unit;
     }
   }
 };
@@ -135,6 +134,8 @@ struct Softmax {
     check(!scale || std::isfinite(*scale), where, "the scale must be finite, got ", scale.value_or(0.0));
     check(sink_logits.empty() || Index(sink_logits.size()) == shape.heads, where,
           "sink logits need one number for each head, wanted ", shape.heads, ", got ", sink_logits.size());
+    for (const double logit : sink_logits)
+      check(logit < HUGE_VAL, where, "sink logits must be finite or -infinity, got ", logit);
   }
 
   // What the sink of `head` adds to a sum of weights relative to exp(reference); zero without sinks.
