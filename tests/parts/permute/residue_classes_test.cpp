@@ -67,7 +67,8 @@ TEST_CASE("every token is in one class, at its place", "[parts][permute]") {
 
 TEST_CASE("classes of a length that is a multiple of the dilation are one problem", "[parts][permute]") {
   Index problems = 0;
-  fovea::permute::each_residue_class(Tokens{1, 12}.problem(false), 4, [&](const Problem<float>& part) {
+  Tokens tokens{1, 12};
+  fovea::permute::each_residue_class(tokens.problem(false), 4, [&](const Problem<float>& part) {
     ++problems;
     CHECK(part.q.extents() == fovea::Extents{4, 2, 3, 3});
     CHECK(part.log_sum.data == nullptr);
@@ -77,7 +78,8 @@ TEST_CASE("classes of a length that is a multiple of the dilation are one proble
 
 TEST_CASE("a dilation of any size is legal", "[parts][permute]") {
   Index problems = 0;
-  fovea::permute::each_residue_class(Tokens{1, 5}.problem(false), std::numeric_limits<Index>::max(),
+  Tokens tokens{1, 5};
+  fovea::permute::each_residue_class(tokens.problem(false), std::numeric_limits<Index>::max(),
                                      [&](const Problem<float>& part) {
                                        ++problems;
                                        CHECK(part.q.extents() == fovea::Extents{5, 2, 1, 3});
@@ -86,12 +88,12 @@ TEST_CASE("a dilation of any size is legal", "[parts][permute]") {
 }
 
 TEST_CASE("a problem without tokens or batch is passed on", "[parts][permute]") {
-  for (const auto& [batch, length] : {std::pair<Index, Index>{2, 0}, {0, 5}}) {
+  for (const fovea::Extents& extents : {fovea::Extents{2, 2, 0, 3}, fovea::Extents{0, 2, 5, 3}}) {
     Index problems = 0;
-    fovea::permute::each_residue_class(Tokens{batch, length}.problem(false), 3, [&](const Problem<float>& part) {
+    Tokens tokens{extents.batch, extents.length};
+    fovea::permute::each_residue_class(tokens.problem(false), 3, [&](const Problem<float>& part) {
       ++problems;
-      CHECK(part.q.batch == batch);
-      CHECK(part.q.length == length);
+      CHECK(part.q.extents() == extents);
     });
     CHECK(problems == 1);
   }
