@@ -131,22 +131,25 @@ class OverTiles {
       values = scratch.values;
     }
 
+    // While bands are worked on, the next tile is asked for: some rows a band, at last what is left.
     const Index bands = (rows.count() + band - 1) / band;
-    const Index share =
-        (plan_.step + bands - 1) / bands;  // of the next tile's rows, asked for while a band is worked on
-    Span next{span.last, span.last};
-    for (Index first = 0; first < rows.count(); first += band) {
-      next = {next.last, std::min(next.last + share, std::min(span.last + plan_.step, pass_.source.length()))};
+    const Index share = (plan_.step + bands - 1) / bands;
+    const Index end = std::min(span.last + plan_.step, pass_.source.length());
+    Index asked = span.last;
+    const auto ask = [&](Index count) {
+      const Span next{asked, std::min(asked + count, end)};
       pass_.prefetch_keys(rows, next);
       pass_.prefetch_values(rows, next);
-      bool all = full;
-      if (!full) {
-        const auto cover = pass_.mask.cover(rows.region(first, first + band, span));
-        if (cover == mask::Cover::none) continue;
-        all = cover == mask::Cover::full;
-      }
-      absorb_band(rows, first, span, all, columns, values, spoiled ? &v : nullptr, scratch);
-    }
+      asked = next.last;
+    };
+    const auto cover = [&](Index first, Index last) {
+      return full ? mask::Cover::full : pass_.mask.cover(rows.region(first * band, last * band, span));
+    };
+    visit_pieces(0, bands, cover, [&](Index i, bool all) {
+      ask(share);
+      absorb_band(rows, i * band, span, all, columns, values, spoiled ? &v : nullptr, scratch);
+    });
+    ask(plan_.step);
   }
 
   // Whether values can be read where they are: whole, aligned vectors, row behind row.

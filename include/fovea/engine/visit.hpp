@@ -1,43 +1,43 @@
-// Which tiles of keys a group of queries has to look at.
+// Which tiles of keys, and which bands of queries, have to be looked at.
 #pragma once
 
 #include <fovea/parts/mask/mask.hpp>
 
 namespace fovea::inline FOVEA_ISA::engine {
 
+// Calls f(i, full) for the pieces i of [first, last) in ascending order, leaving out those whose cover is none.
+// cover(a, b) classifies the pieces [a, b) as one: ranges are asked about as a whole before their halves are, so that a
+// narrow mask over many pieces costs a logarithm of questions.
+template <class Cover, class F>
+void visit_pieces(Index first, Index last, Cover&& cover, F&& f) {
+  if (first >= last) return;
+  const auto seen = cover(first, last);
+  if (seen == mask::Cover::none) return;
+  if (seen == mask::Cover::full) {
+    for (Index i = first; i < last; ++i) f(i, true);
+  } else if (last - first == 1) {
+    f(first, false);
+  } else {
+    const Index middle = first + (last - first) / 2;
+    visit_pieces(first, middle, cover, f);
+    visit_pieces(middle, last, cover, f);
+  }
+}
+
 // Calls f(Span keys, bool full) for the tiles of `step` keys that some query of the region sees, in ascending order;
-// the tiles begin at multiples of step. Ranges are asked about as a whole before their halves are, so a narrow mask
-// over many keys costs a logarithm of questions.
+// the tiles begin at multiples of step.
 template <mask::BoundMask M, class F>
 void visit_tiles(const M& mask, const mask::Region& region, Index step, F&& f) {
-  struct Walk {
-    const M& mask;
-    mask::Region region;
-    Index all;
-    Index step;
-    F& f;
-
-    void range(Index first, Index last, mask::Cover cover) {  // tiles [first, last)
-      if (first >= last) return;
-      if (cover == mask::Cover::part) {
-        region.keys = span(first, last);
-        cover = mask.cover(region);
-      }
-      if (cover == mask::Cover::none) return;
-      if (cover == mask::Cover::full) {
-        for (Index t = first; t < last; ++t) f(span(t, t + 1), true);
-      } else if (last - first == 1) {
-        f(span(first, last), false);
-      } else {
-        const Index middle = first + (last - first) / 2;
-        range(first, middle, cover);
-        range(middle, last, cover);
-      }
-    }
-    Span span(Index first, Index last) const { return {first * step, std::min(last * step, all)}; }
+  const auto span = [&](Index first, Index last) {
+    return Span{first * step, std::min(last * step, region.keys.last)};
   };
-  const Index first = region.keys.first / step, last = (region.keys.last + step - 1) / step;
-  Walk{mask, region, region.keys.last, step, f}.range(first, last, mask::Cover::part);
+  const auto cover = [&](Index first, Index last) {
+    mask::Region part = region;
+    part.keys = span(first, last);
+    return mask.cover(part);
+  };
+  visit_pieces(region.keys.first / step, (region.keys.last + step - 1) / step, cover,
+               [&](Index tile, bool full) { f(span(tile, tile + 1), full); });
 }
 
 }  // namespace fovea::inline FOVEA_ISA::engine
