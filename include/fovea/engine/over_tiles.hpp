@@ -28,18 +28,23 @@ struct TilePlan {
   static constexpr Index budget = 320 * 1024;
 
   // Tiles as large as fits, so that keys are laid out seldom; but at least `wanted` of them to share out, as long as
-  // they have some bands. Results do not depend on it.
-  TilePlan(const Shape& shape, Index key_width, Index value_width, Index wanted)
+  // they have some bands; and along the blocks of a mask that has any. Results do not depend on the queries of a tile.
+  TilePlan(const Shape& shape, Index key_width, Index value_width, Index wanted, const mask::Grain& grain)
       : key_dim(key_width), value_dim(value_width), width(simd::whole<T>(value_width)) {
-    step = std::min(most_keys, std::max<Index>(simd::whole<T>(shape.keys), simd::lanes<T>));
     constexpr Index least_rows = 8 * simd::tile_rows, most_rows = 64 * simd::tile_rows;
     const Index group = shape.heads / shape.kv_heads;
     const Index fit = std::clamp<Index>(budget / Index(sizeof(T)) / (key_dim + width), least_rows, most_rows);
     const Index share = (shape.queries * group + wanted - 1) / wanted;
     const Index most = std::max<Index>(std::min(fit, std::max(share, least_rows)) / group, 1);
-    const Index tiles = (shape.queries + most - 1) / most;
-    queries = (shape.queries + tiles - 1) / tiles;
+    if (grain.queries > 1 && grain.queries <= most) {
+      queries = std::max<Index>(least_rows / group / grain.queries, 1) * grain.queries;
+    } else {
+      const Index tiles = (shape.queries + most - 1) / most;
+      queries = (shape.queries + tiles - 1) / tiles;
+    }
     rows = simd::whole_rows(queries * group);
+    const Index block = grain.keys > 1 && grain.keys < most_keys ? simd::whole<T>(grain.keys) : most_keys;
+    step = std::min(most_keys % block == 0 ? block : most_keys, std::max(simd::whole<T>(shape.keys), simd::lanes<T>));
   }
 
   Index scratch_size() const {
@@ -55,7 +60,7 @@ class OverTiles {
   OverTiles(const Pass<T, Source, Mask, Scores>& pass, Index workers)
       : pass_(pass),
         plan_(pass.problem.shape(), pass.source.key_dim(), pass.source.value_dim(),
-              tiles_for(workers, pass.problem.shape())) {}
+              tiles_for(workers, pass.problem.shape()), mask::grain_of(pass.mask)) {}
 
   template <class Exec>
   void run(const Exec& executor) const {

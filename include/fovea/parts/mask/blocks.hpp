@@ -108,6 +108,8 @@ class BoundBlocks {
     return bits;
   }
 
+  Grain grain() const { return {table_->query_block, table_->key_block}; }
+
   Cover cover(const Region& region) const {
     if (region.heads.empty() || region.queries.empty() || region.keys.empty()) return Cover::none;
     const Span queries{region.queries.first / table_->query_block, (region.queries.last - 1) / table_->query_block + 1};

@@ -1,9 +1,17 @@
 // Masks joined by & | !.
 #pragma once
 
+#include <numeric>
+
 #include <fovea/parts/mask/mask.hpp>
 
 namespace fovea::inline FOVEA_ISA::mask {
+
+// The blocks of two masks joined: those of the one that has any, or what fits both.
+constexpr Grain join(const Grain& a, const Grain& b) {
+  const auto one = [](Index x, Index y) { return x == 1 ? y : y == 1 ? x : std::gcd(x, y); };
+  return {one(a.queries, b.queries), one(a.keys, b.keys)};
+}
 
 template <BoundMask A, BoundMask B>
 struct BoundBoth {
@@ -18,6 +26,7 @@ struct BoundBoth {
     if (second == Cover::none) return second;
     return first == Cover::full ? second : Cover::part;
   }
+  Grain grain() const { return join(grain_of(a), grain_of(b)); }
 };
 
 template <BoundMask A, BoundMask B>
@@ -33,6 +42,7 @@ struct BoundEither {
     if (second == Cover::full) return second;
     return first == Cover::none ? second : Cover::part;
   }
+  Grain grain() const { return join(grain_of(a), grain_of(b)); }
 };
 
 template <BoundMask A>
@@ -44,6 +54,7 @@ struct BoundNot {
     const Cover inner = a.cover(region);
     return inner == Cover::none ? Cover::full : inner == Cover::full ? Cover::none : Cover::part;
   }
+  Grain grain() const { return grain_of(a); }
 };
 
 template <Mask A, Mask B>

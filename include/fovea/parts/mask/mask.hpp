@@ -6,6 +6,9 @@
 //   std::uint64_t seen(Row row, Span keys)   one bit a key, at most 64 keys: bit j is set when the row sees keys.first
 //   + j Cover cover(const Region& region)        none, part or full; `part` is always allowed, the others must be true
 //
+// A mask that treats whole blocks of queries and keys alike may say so with Grain grain(), and tiles are cut along its
+// blocks.
+//
 // cover() is asked of large regions first and of their halves only where the answer is `part`; seen() only on the
 // border.
 #pragma once
@@ -31,6 +34,23 @@ struct Region {
 };
 
 enum class Cover { none, part, full };
+
+// Queries, and keys, from a multiple of so many on to the next are treated alike; one says nothing.
+struct Grain {
+  Index queries = 1;
+  Index keys = 1;
+
+  constexpr bool operator==(const Grain&) const = default;
+};
+
+template <class M>
+constexpr Grain grain_of(const M& mask) {
+  if constexpr (requires { mask.grain(); }) {
+    return mask.grain();
+  } else {
+    return {};
+  }
+}
 
 template <class M>
 concept BoundMask = requires(const M& m, Row row, Span keys, const Region& region) {
