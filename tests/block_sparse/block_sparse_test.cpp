@@ -41,7 +41,8 @@ TEMPLATE_TEST_CASE("block_sparse is its reference for any block sizes and ragged
   for (const Sizes& s :
        {Sizes{1, 1, 1, 100, 100, 16, 16}, Sizes{2, 4, 2, 70, 133, 33, 15}, Sizes{1, 2, 1, 7, 300, 64, 64},
         Sizes{1, 2, 2, 1, 500, 32, 32}, Sizes{1, 2, 1, 500, 300, 64, 64}}) {
-    for (const auto& [query_block, key_block] : {std::pair<Index, Index>{64, 64}, {16, 32}, {13, 7}, {1, 100}}) {
+    for (const auto& blocks : {std::pair<Index, Index>{64, 64}, {16, 32}, {13, 7}, {1, 100}}) {
+      const Index query_block = blocks.first, key_block = blocks.second;
       for (const bool causal : {false, true}) {
         if (causal && s.queries > s.keys) continue;
         INFO(s << ", blocks of " << query_block << " and " << key_block << ", causal " << causal);
