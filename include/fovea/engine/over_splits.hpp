@@ -98,7 +98,10 @@ class OverSplits {
         simd::dot_rows(rows_, q, depth_, std::min(piece, count - j), k[j], k.stride, pass_.source.key_dim(), scores + j,
                        columns);
       }
-      if (pass_.modified || !full || columns != count) pass_.finish_scores(rows, 0, rows_, span, full, scores, columns);
+      if (pass_.modified || !full || columns != count) {
+        const auto seen = [&](Index, Row at) { return pass_.mask.seen(at, span); };
+        pass_.finish_scores(rows, 0, rows_, span, full, seen, scores, columns);
+      }
       const bool spoiled = pass_.careful(full) && !pass_.finite(v, count);
       if (spoiled) [[unlikely]]
         std::copy_n(scores, rows_ * columns, kept_scores);

@@ -8,6 +8,8 @@
 //   out += weights v        register kernel; what the normalizer shrinks, it shrinks on the way in
 #pragma once
 
+#include <bit>
+
 #include <fovea/engine/pass.hpp>
 #include <fovea/engine/visit.hpp>
 #include <fovea/simd/transpose.hpp>
@@ -80,6 +82,7 @@ class OverTiles {
  private:
   static constexpr Index band = simd::tile_rows;
   static constexpr Index whole_step = TilePlan<T>::most_keys;
+  static_assert(whole_step <= mask::word);
 
   // Tiles of a (batch, kv head) such that every worker finds a few.
   static Index tiles_for(Index workers, const Shape& shape) {
@@ -162,12 +165,28 @@ class OverTiles {
     return v.stride == plan_.width && reinterpret_cast<std::uintptr_t>(v.data) % sizeof(simd::Pack<T>) == 0;
   }
 
-  void absorb_band(const TileRows& rows, Index first, Span span, bool all, Index columns, const T* values,
-                   const kv::Rows<T>* spoiled, Scratch& scratch) const {
-    score_band(scratch.q + first * plan_.key_dim, columns, scratch);
-    if (pass_.modified || !all || columns != span.size())
-      pass_.finish_scores(rows, first, first + band, span, all, scratch.scores, columns);
-    if (spoiled != nullptr) [[unlikely]]
+  void absorb_band(const TileRows& rows, Index first, Span tile, bool all, Index stride, const T* tile_values,
+                   const kv::Rows<T>* tile_spoiled, Scratch& scratch) const {
+    // Of a tile that the border cuts, only the vectors of keys that some row of the band sees.
+    std::uint64_t seen[std::size_t(band)] = {};
+    Index skip = 0, columns = stride;
+    Span span = tile;
+    if (!all) {
+      std::uint64_t some = 0;
+      rows.each(first, first + band, [&](Index r, Row at) { some |= seen[r - first] = pass_.mask.seen(at, tile); });
+      if (some == 0) return;
+      skip = Index(std::countr_zero(some)) / simd::lanes<T> * simd::lanes<T>;
+      columns = simd::whole<T>(mask::word - Index(std::countl_zero(some)) - skip);
+      span = {tile.first + skip, std::min(tile.first + skip + columns, tile.last)};
+      for (std::uint64_t& bits : seen) bits >>= skip;
+    }
+    const T* const values = tile_values + skip * plan_.width;
+    score_band(scratch.q + first * plan_.key_dim, columns, scratch.keys + skip, stride, scratch.scores);
+    if (pass_.modified || !all || columns != span.size()) {
+      const auto bits = [&](Index r, Row) { return seen[r - first]; };
+      pass_.finish_scores(rows, first, first + band, span, all, bits, scratch.scores, columns);
+    }
+    if (tile_spoiled != nullptr) [[unlikely]]
       std::copy_n(scratch.scores, band * columns, scratch.kept_scores);
     const auto absorb = [&](auto width) {
       return scratch.state.absorb(first, std::integral_constant<Index, band>{}, scratch.scores, columns, width);
@@ -181,21 +200,22 @@ class OverTiles {
       simd::multiply_rows<band, simd::Onto::sum>(plan_.width, columns, scratch.scores, columns, values, plan_.width,
                                                  out, plan_.width);
     }
-    if (spoiled != nullptr) [[unlikely]] {
-      pass_.add_spoiled(std::min(band, rows.count() - first), span.size(), *spoiled, scratch.kept_scores,
-                        scratch.scores, columns, out, plan_.width);
+    if (tile_spoiled != nullptr) [[unlikely]] {
+      const kv::Rows<T> spoiled{(*tile_spoiled)[skip], tile_spoiled->stride};
+      pass_.add_spoiled(std::min(band, rows.count() - first), span.size(), spoiled, scratch.kept_scores, scratch.scores,
+                        columns, out, plan_.width);
     }
   }
 
   // Scores of one band, in pieces of the depth so that no chain of additions is long.
-  void score_band(const T* q, Index columns, Scratch& scratch) const {
+  void score_band(const T* q, Index columns, const T* keys, Index stride, T* scores) const {
     constexpr Index piece = 64;
     const Index dim = plan_.key_dim;
-    simd::multiply_rows<band, simd::Onto::nothing>(columns, std::min(piece, dim), q, dim, scratch.keys, columns,
-                                                   scratch.scores, columns);
+    simd::multiply_rows<band, simd::Onto::nothing>(columns, std::min(piece, dim), q, dim, keys, stride, scores,
+                                                   columns);
     for (Index d = piece; d < dim; d += piece)
-      simd::multiply_rows<band, simd::Onto::sum>(columns, std::min(piece, dim - d), q + d, dim,
-                                                 scratch.keys + d * columns, columns, scratch.scores, columns);
+      simd::multiply_rows<band, simd::Onto::sum>(columns, std::min(piece, dim - d), q + d, dim, keys + d * stride,
+                                                 stride, scores, columns);
   }
 
   const Pass<T, Source, Mask, Scores>& pass_;

@@ -57,18 +57,25 @@ class Pass {
       prefetch(source.values(rows.batch, rows.kv_head, {j, j + 1}).data, source.value_dim());
   }
 
-  // Rows [first, last) of scores against the keys of `span`, `columns` apart: score modifiers, then the mask unless all
-  // keys are seen, then the columns behind the last key.
-  [[gnu::noinline]] void finish_scores(const TileRows& rows, Index first, Index last, Span span, bool all, T* band,
-                                       Index columns) const {
-    rows.each(first, last, [&](Index r, Row at) {
-      T* const row = band + (r - first) * columns;
-      if (modified) {
-        simd::scale(row, span.size(), T(scale_.rest));
-        scores(row, at, span);
-      }
-      if (!all) hide(at, span, row);
-    });
+  // Finishes rows [first, last) of scores against the keys of `span`, at most a word, `columns` apart: score modifiers,
+  // then the mask unless all keys are seen, then the columns behind the last key. seen(r, row) gives the bits of the
+  // keys that row r sees.
+  template <class Seen>
+  [[gnu::noinline]] void finish_scores(const TileRows& rows, Index first, Index last, Span span, bool all, Seen&& seen,
+                                       T* band, Index columns) const {
+    if (modified || !all) {
+      rows.each(first, last, [&](Index r, Row at) {
+        T* const row = band + (r - first) * columns;
+        if (modified) {
+          simd::scale(row, span.size(), T(scale_.rest));
+          scores(row, at, span);
+        }
+        if (all) return;
+        const std::uint64_t bits = seen(r, at);
+        if (bits != mask::low_bits(span.size())) simd::hide(row, span.size(), bits);
+      });
+    }
+    if (columns == span.size()) return;
     for (Index r = 0; r < last - first; ++r)
       std::fill(band + r * columns + span.size(), band + (r + 1) * columns, -simd::infinity<T>);
   }
@@ -134,14 +141,6 @@ class Pass {
   [[gnu::always_inline]] static void prefetch(const T* row, Index dim) {
     constexpr Index line = Index(scratch_alignment / sizeof(T));
     for (Index d = 0; d < dim; d += line) __builtin_prefetch(row + d, 0, 2);
-  }
-
-  void hide(Row at, Span span, T* row) const {
-    for (Index j = 0; j < span.size(); j += mask::word) {
-      const Span keys{span.first + j, std::min(span.first + j + mask::word, span.last)};
-      const auto seen = mask.seen(at, keys);
-      if (seen != mask::low_bits(keys.size())) simd::hide(row + j, keys.size(), seen);
-    }
   }
 
   const normalizer::SplitScale<T> scale_;
