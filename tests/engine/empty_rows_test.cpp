@@ -8,7 +8,7 @@
 #include <fovea/parts/score/each.hpp>
 #include <fovea/parts/score/soft_cap.hpp>
 
-#include "support/attention.hpp"
+#include "support/attend.hpp"
 
 using namespace fovea::test;
 using fovea::Index;
@@ -19,13 +19,6 @@ namespace score = fovea::score;
 namespace {
 
 const std::vector<Sizes> shapes = {{2, 4, 2, 70, 90, 17, 15}, {1, 4, 2, 1, 700, 16, 16}, {1, 3, 1, 2, 5, 16, 33}};
-
-template <class T, class Recipe>
-Result<T> attention(const Inputs<T>& x, const Recipe& recipe) {
-  auto got = blank<T>(x.sizes());
-  fovea::attend(x.q, x.k, x.v, got.both(), recipe);
-  return got;
-}
 
 template <class T>
 bool is_empty(const Result<T>& r) {

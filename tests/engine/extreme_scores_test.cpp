@@ -5,7 +5,7 @@
 #include <fovea/parts/score/each.hpp>
 #include <fovea/parts/score/soft_cap.hpp>
 
-#include "support/attention.hpp"
+#include "support/attend.hpp"
 
 using namespace fovea::test;
 using fovea::Index;
@@ -16,13 +16,6 @@ namespace score = fovea::score;
 namespace {
 
 const std::vector<Sizes> shapes = {{1, 2, 2, 75, 75, 1, 15}, {1, 6, 2, 20, 300, 1, 33}, {1, 4, 2, 1, 1500, 1, 16}};
-
-template <class T, class Recipe>
-Result<T> attention(const Inputs<T>& x, const Recipe& recipe) {
-  auto got = blank<T>(x.sizes());
-  fovea::attend(x.q, x.k, x.v, got.both(), recipe);
-  return got;
-}
 
 // Queries and keys chosen by f, so that the scores at scale 1 are f(key); rounded, unless the query is 1.
 template <class T, class F>

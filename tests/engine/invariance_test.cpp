@@ -8,7 +8,7 @@
 #include <fovea/parts/score/alibi.hpp>
 #include <fovea/parts/score/soft_cap.hpp>
 
-#include "support/attention.hpp"
+#include "support/attend.hpp"
 
 using namespace fovea::test;
 using fovea::Index;
@@ -17,13 +17,6 @@ namespace mask = fovea::mask;
 namespace score = fovea::score;
 
 namespace {
-
-template <class T, class Recipe, class Exec = fovea::exec::Serial>
-Result<T> attention(const Inputs<T>& x, const Recipe& recipe, const Exec& executor = {}) {
-  auto got = blank<T>(x.sizes());
-  fovea::attend(x.q, x.k, x.v, got.both(), recipe, executor);
-  return got;
-}
 
 const auto streaming = fovea::softmax().mask(mask::causal() & (mask::window(30) | mask::prefix(3)));
 

@@ -10,7 +10,7 @@
 #include <fovea/parts/score/bias.hpp>
 #include <fovea/parts/score/soft_cap.hpp>
 
-#include "support/attention.hpp"
+#include "support/attend.hpp"
 
 using namespace fovea::test;
 using fovea::Index;
@@ -19,13 +19,6 @@ namespace mask = fovea::mask;
 namespace score = fovea::score;
 
 namespace {
-
-template <class T, class Recipe>
-Result<T> attention(const Inputs<T>& x, const Recipe& recipe) {
-  auto got = blank<T>(x.sizes());
-  fovea::attend(x.q, x.k, x.v, got.both(), recipe);
-  return got;
-}
 
 enum class Where { keys, values, both };
 

@@ -6,7 +6,7 @@
 #include <fovea/parts/score/each.hpp>
 #include <fovea/parts/score/soft_cap.hpp>
 
-#include "support/attention.hpp"
+#include "support/attend.hpp"
 
 using namespace fovea::test;
 using fovea::Index;
@@ -17,13 +17,6 @@ namespace score = fovea::score;
 namespace {
 
 const std::vector<Sizes> shapes = {{1, 2, 2, 75, 75, 17, 15}, {2, 4, 2, 20, 150, 16, 33}, {1, 4, 2, 1, 900, 33, 16}};
-
-template <class T, class Recipe>
-Result<T> attention(const Inputs<T>& x, const Recipe& recipe) {
-  auto got = blank<T>(x.sizes());
-  fovea::attend(x.q, x.k, x.v, got.both(), recipe);
-  return got;
-}
 
 }  // namespace
 

@@ -5,7 +5,7 @@
 #include <fovea/parts/mask/document.hpp>
 #include <fovea/parts/mask/window.hpp>
 
-#include "support/attention.hpp"
+#include "support/attend.hpp"
 
 using namespace fovea::test;
 using fovea::Index;
@@ -14,13 +14,6 @@ namespace mask = fovea::mask;
 namespace {
 
 using Boundaries = std::vector<Index>;
-
-template <class T, class Recipe>
-Result<T> attention(const Inputs<T>& x, const Recipe& recipe) {
-  auto got = blank<T>(x.sizes());
-  fovea::attend(x.q, x.k, x.v, got.both(), recipe);
-  return got;
-}
 
 template <class T>
 Tensor4<T> tokens(const Tensor4<T>& x, Index first, Index last) {

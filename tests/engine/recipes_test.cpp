@@ -10,7 +10,7 @@
 #include <fovea/parts/score/each.hpp>
 #include <fovea/parts/score/soft_cap.hpp>
 
-#include "support/attention.hpp"
+#include "support/attend.hpp"
 
 using namespace fovea::test;
 using fovea::Index;
@@ -22,13 +22,6 @@ namespace {
 
 const std::vector<Sizes> shapes = {{2, 4, 2, 75, 75, 17, 15},  {1, 6, 2, 20, 150, 33, 33}, {1, 3, 3, 90, 40, 16, 16},
                                    {2, 8, 2, 1, 1100, 64, 64}, {1, 6, 1, 3, 300, 15, 33},  {1, 2, 1, 5, 7, 1, 1}};
-
-template <class T, class Recipe>
-Result<T> attention(const Inputs<T>& x, const Recipe& recipe) {
-  auto got = blank<T>(x.sizes());
-  fovea::attend(x.q, x.k, x.v, got.both(), recipe);
-  return got;
-}
 
 bool hashed(Site at) { return ((at.query * 7 + at.key * 13 + at.head * 5 + at.batch * 3) % 11) % 3 != 0; }
 

@@ -3,7 +3,7 @@
 #include <fovea/parts/combine/merge.hpp>
 #include <fovea/parts/mask/causal.hpp>
 
-#include "support/attention.hpp"
+#include "support/attend.hpp"
 
 using namespace fovea::test;
 using fovea::Index;
@@ -14,13 +14,6 @@ namespace {
 
 const std::vector<Sizes> shapes = {{2, 4, 2, 75, 75, 17, 15}, {1, 4, 1, 20, 150, 16, 33}, {1, 4, 2, 1, 1500, 33, 16}};
 const std::vector<double> logits = {0.0, 1.5, -2.0, 6.0};
-
-template <class T, class Recipe>
-Result<T> attention(const Inputs<T>& x, const Recipe& recipe) {
-  auto got = blank<T>(x.sizes());
-  fovea::attend(x.q, x.k, x.v, got.both(), recipe);
-  return got;
-}
 
 template <class T>
 double share(T log_sum, double logit) {  // of the keys: sigmoid(log_sum - logit)
