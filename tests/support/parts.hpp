@@ -162,6 +162,21 @@ std::string mask_difference(const Mask& mask, const fovea::Shape& shape, const P
                   return difference("cover is wrong", region);
                 if (exact && cover != (none ? Cover::none : full ? Cover::full : Cover::part))
                   return difference("cover is not exact", region);
+                if constexpr (fovea::mask::Lists<decltype(bound)>) {
+                  // Ascending spans of the region that hold all that is seen of it; `full` where all of one is.
+                  Index end = first;
+                  std::uint64_t listed = 0;
+                  bool sound = true;
+                  bound.each_span(region, [&](fovea::Span keys, bool all) {
+                    sound = sound && keys.first >= end && keys.last > keys.first && keys.last <= last;
+                    end = keys.last;
+                    const std::uint64_t bits = fovea::mask::low_bits(keys.size()) << keys.first;
+                    listed |= bits;
+                    sound = sound && (!all || (every & bits) == bits);
+                  });
+                  if (!sound || (any & span & ~listed) != 0) return difference("each_span is wrong", region);
+                  if (exact && (listed & ~any) != 0) return difference("each_span is not exact", region);
+                }
               }
             }
           }

@@ -112,14 +112,14 @@ TEST_CASE("tables that do not fit are refused", "[parts][mask][blocks]") {
   CHECK(refusal(table) == "f: blocks must have a positive size, got 4 and 0");
   table = fine;
   table.query_block = 8;
-  CHECK(refusal(table) == "f: a block table must have a list for each query block, wanted 1, got 2");
+  CHECK(refusal(table) == "f: a table must have a list for each query block, wanted 1, got 2");
   table = fine;
   table.begin.back() = 1;
   CHECK(refusal(table) != "accepted");
   CHECK(refusal(mask::BlockTable::from_lists(4, 4, 2, Lists(6), 1, 3)) ==
-        "f: a block table must be shared or have the heads of q or of k, wanted 4 or 2, got 3");
+        "f: a table must be shared or have the heads of q or of k, wanted 4 or 2, got 3");
   CHECK(refusal(mask::BlockTable::from_lists(4, 4, 2, Lists(4), 2, 1)) ==
-        "f: a block table must be shared or have the batch of q, wanted 1, got 2");
+        "f: a table must be shared or have the batch of q, wanted 1, got 2");
   CHECK(support::refusal([] { mask::BlockTable::from_lists(4, 4, 2, Lists(3)); }) ==
         "fovea::mask::BlockTable::from_lists: there must be a list for each query block, wanted 2, got 3");
 }

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include <fovea/parts/mask/mask.hpp>
+#include <fovea/parts/mask/lists.hpp>
 
 namespace fovea::inline FOVEA_ISA::mask {
 
@@ -25,6 +25,14 @@ struct BlockTable {
   Span list(Index b, Index h, Index query) const {
     const std::size_t at = std::size_t((b * heads + h) * query_blocks + query);
     return {begin[at], begin[at + 1]};
+  }
+
+  Index entries() const { return Index(blocks.size()); }
+  Index key_grain() const { return key_block; }
+  // The keys of an entry; of the last block some may not be there.
+  Span keys(Index entry) const {
+    const Index block = blocks[std::size_t(entry)];
+    return {block * key_block, (block + 1) * key_block};
   }
 
   // lists[(b * heads + h) * query_blocks + i] are the key blocks of query block i, in any order.
@@ -92,80 +100,18 @@ struct BlockTable {
   }
 };
 
-class BoundBlocks {
- public:
-  BoundBlocks(std::shared_ptr<const BlockTable> table, const Shape& shape)
-      : table_(std::move(table)), heads_of_one_(table_->heads == 1 ? shape.heads : shape.heads / table_->heads) {}
-
-  std::uint64_t seen(Row row, Span keys) const {
-    const Span list = table_->list(batch(row.batch), row.head / heads_of_one_, row.query / table_->query_block);
-    std::uint64_t bits = 0;
-    for (const Index* block = from(list, keys.first / table_->key_block); block != end(list); ++block) {
-      const Span span{*block * table_->key_block, (*block + 1) * table_->key_block};
-      if (span.first >= keys.last) break;
-      bits |= bits_of(span, keys);
-    }
-    return bits;
-  }
-
-  Grain grain() const { return {table_->query_block, table_->key_block}; }
-
-  Cover cover(const Region& region) const {
-    if (region.heads.empty() || region.queries.empty() || region.keys.empty()) return Cover::none;
-    const Span queries{region.queries.first / table_->query_block, (region.queries.last - 1) / table_->query_block + 1};
-    const Span keys{region.keys.first / table_->key_block, (region.keys.last - 1) / table_->key_block + 1};
-    const Span heads{region.heads.first / heads_of_one_, (region.heads.last - 1) / heads_of_one_ + 1};
-    bool all = true, some = false;
-    for (Index h = heads.first; h < heads.last; ++h) {
-      for (Index i = queries.first; i < queries.last; ++i) {
-        const Span list = table_->list(batch(region.batch), h, i);
-        const Index listed = from(list, keys.last) - from(list, keys.first);
-        some = some || listed > 0;
-        all = all && listed == keys.size();
-        if (some && !all) return Cover::part;
-      }
-    }
-    return all ? Cover::full : Cover::none;
-  }
-
- private:
-  Index batch(Index b) const { return table_->batch == 1 ? 0 : b; }
-  const Index* end(Span list) const { return table_->blocks.data() + list.last; }
-  // The first entry of a list that is not below `block`.
-  const Index* from(Span list, Index block) const {
-    return std::lower_bound(table_->blocks.data() + list.first, end(list), block);
-  }
-
-  std::shared_ptr<const BlockTable> table_;
-  Index heads_of_one_;  // query heads that share a table
-};
-
 struct Blocks {
   std::shared_ptr<const BlockTable> table;
 
-  BoundBlocks bind(const char* where, const Shape& shape) const {
+  BoundLists<BlockTable> bind(const char* where, const Shape& shape) const {
     const BlockTable& t = *table;
     check(t.query_block > 0 && t.key_block > 0, where, "blocks must have a positive size, got ", t.query_block, " and ",
           t.key_block);
-    check(t.query_blocks == (shape.queries + t.query_block - 1) / t.query_block, where,
-          "a block table must have a list for each query block, wanted ",
-          (shape.queries + t.query_block - 1) / t.query_block, ", got ", t.query_blocks);
-    check(t.batch > 0 && t.heads > 0, where, "a block table must have at least one batch and head, got ", t.batch,
-          " and ", t.heads);
-    check(t.batch == 1 || t.batch == shape.batch, where, "a block table must be shared or have the batch of q, wanted ",
-          shape.batch, ", got ", t.batch);
-    check(t.heads == 1 || t.heads == shape.heads || t.heads == shape.kv_heads, where,
-          "a block table must be shared or have the heads of q or of k, wanted ", shape.heads, " or ", shape.kv_heads,
-          ", got ", t.heads);
-    const Index lists = t.batch * t.heads * t.query_blocks;
-    check(Index(t.begin.size()) == lists + 1 && t.begin.front() == 0 && t.begin.back() == Index(t.blocks.size()) &&
-              std::is_sorted(t.begin.begin(), t.begin.end()),
-          where, "the lists of a block table must cover its blocks in order, ", lists, " lists of ", t.blocks.size(),
-          " blocks in all");
+    check_lists(t, where, shape);
     const Index key_blocks = (shape.keys + t.key_block - 1) / t.key_block;
-    for (Index list = 0; list < lists; ++list) {
+    for (std::size_t list = 0; list + 1 < t.begin.size(); ++list) {
       Index last = -1;
-      for (Index n = t.begin[std::size_t(list)]; n < t.begin[std::size_t(list) + 1]; ++n) {
+      for (Index n = t.begin[list]; n < t.begin[list + 1]; ++n) {
         const Index block = t.blocks[std::size_t(n)];
         check(block > last, where, "the blocks of a list must ascend and none stand twice, got ", block, " after ",
               last);

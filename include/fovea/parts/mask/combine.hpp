@@ -10,7 +10,7 @@ namespace fovea::inline FOVEA_ISA::mask {
 // The blocks of two masks joined: those of the one that has any, or what fits both.
 constexpr Grain join(const Grain& a, const Grain& b) {
   const auto one = [](Index x, Index y) { return x == 1 ? y : y == 1 ? x : std::gcd(x, y); };
-  return {one(a.queries, b.queries), one(a.keys, b.keys)};
+  return {one(a.queries, b.queries), one(a.keys, b.keys), a.by_head || b.by_head};
 }
 
 template <BoundMask A, BoundMask B>
@@ -27,6 +27,23 @@ struct BoundBoth {
     return first == Cover::full ? second : Cover::part;
   }
   Grain grain() const { return join(grain_of(a), grain_of(b)); }
+
+  template <class F>
+  void each_span(const Region& region, F&& f) const requires Lists<A> || Lists<B> {
+    const auto joined = [&](const auto& lists, const auto& other) {
+      lists.each_span(region, [&](Span keys, bool full) {
+        Region part = region;
+        part.keys = keys;
+        const Cover cover = other.cover(part);
+        if (cover != Cover::none) f(keys, full && cover == Cover::full);
+      });
+    };
+    if constexpr (Lists<A>) {
+      joined(a, b);
+    } else {
+      joined(b, a);
+    }
+  }
 };
 
 template <BoundMask A, BoundMask B>

@@ -7,7 +7,8 @@
 //   + j Cover cover(const Region& region)        none, part or full; `part` is always allowed, the others must be true
 //
 // A mask that treats whole blocks of queries and keys alike may say so with Grain grain(), and tiles are cut along its
-// blocks.
+// blocks. One that keeps lists of keys may hand them out with each_span(region, f), so that nobody has to look for them
+// (Lists, below).
 //
 // cover() is asked of large regions first and of their halves only where the answer is `part`; seen() only on the
 // border.
@@ -35,10 +36,12 @@ struct Region {
 
 enum class Cover { none, part, full };
 
-// Queries, and keys, from a multiple of so many on to the next are treated alike; one says nothing.
+// Queries, and keys, from a multiple of so many on to the next are treated alike; one says nothing. by_head: the heads
+// of a kv head see different keys, and are better not worked on together.
 struct Grain {
   Index queries = 1;
   Index keys = 1;
+  bool by_head = false;
 
   constexpr bool operator==(const Grain&) const = default;
 };
@@ -56,6 +59,13 @@ template <class M>
 concept BoundMask = requires(const M& m, Row row, Span keys, const Region& region) {
   { m.seen(row, keys) } -> std::same_as<std::uint64_t>;
   { m.cover(region) } -> std::same_as<Cover>;
+};
+
+// A bound mask with lists: each_span(region, f) calls f(Span keys, bool full) for ascending spans without overlap that
+// hold every key of the region which some of its rows sees; full: every row sees every key of the span.
+template <class M>
+concept Lists = BoundMask<M> && requires(const M& m, const Region& region) {
+  m.each_span(region, [](Span, bool) {});
 };
 
 template <class M>
