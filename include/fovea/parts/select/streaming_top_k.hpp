@@ -1,0 +1,119 @@
+// The k largest of a row of scores that comes piece by piece, in memory that does not grow with the row.
+//
+// Scores that pass a threshold are collected together with their keys; whenever the room for about 2k of them is used
+// up, the threshold rises and those below are dropped. Keys come in ascending order and a later equal score loses, so
+// that "above the threshold" is exact as soon as k scores reach it. Same order as Ranking: equal scores by the lower
+// key, NaN counts as -infinity, -infinity is never chosen.
+#pragma once
+
+#include <fovea/parts/select/threshold.hpp>
+
+namespace fovea::inline FOVEA_ISA::select {
+
+// The chosen keys in ascending order, and their scores.
+template <class T>
+struct Chosen {
+  const simd::Bits<T>* keys;
+  T* scores;
+  Index count;
+};
+
+// One row; the memory is the caller's.
+template <class T>
+class StreamingTopK {
+ public:
+  using Key = simd::Bits<T>;  // float: fewer than 2^31 keys
+
+  // Scores (and keys) that a row of at most `most` scores needs room for.
+  static constexpr Index room(Index k, Index most) {
+    const Index kept = std::min(k, most);
+    return simd::whole<T>(std::min(kept + std::max(kept, least_slack), most)) + simd::lanes<T>;
+  }
+
+  StreamingTopK() = default;
+
+  // scores and keys [room(k, most)]
+  StreamingTopK(Index k, Index most, T* scores, Key* keys)
+      : k_(k), full_(room(k, most) - simd::lanes<T>), scores_(scores), keys_(keys) {}
+
+  void begin() {
+    count_ = 0;
+    threshold_ = -simd::infinity<T>;
+  }
+
+  // Takes the scores of `count` keys from `first` on; keys ascend from call to call.
+  void take(const T* scores, Index count, Index first) {
+    using namespace simd;
+    for (Index j = 0; j < count; j += 4 * lanes<T>) {
+      const Pack<T> limit(threshold_);
+      if (j + 4 * lanes<T> <= count) {
+        const Pack<T> x[4] = {load(scores + j), load(scores + j + lanes<T>), load(scores + j + 2 * lanes<T>),
+                              load(scores + j + 3 * lanes<T>)};
+        std::uint64_t bits[4], some = 0;
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) some |= bits[i] = bits_above(x[i], limit);
+        if (some == 0) continue;
+        for (int i = 0; i < 4; ++i) add(x[i], bits[i], first + j + i * lanes<T>);
+      } else {
+        for (Index i = j; i < count; i += lanes<T>) {
+          const Pack<T> x = i + lanes<T> <= count ? load(scores + i) : load_some(scores + i, count - i, -infinity<T>);
+          add(x, bits_above(x, limit), first + i);
+        }
+      }
+    }
+  }
+
+  // The largest min(k, scores above -infinity) of all that were taken; valid until the next begin().
+  Chosen<T> finish() {
+    if (count_ > k_) keep(threshold_of(scores_, count_, k_));
+    return {keys_, scores_, count_};
+  }
+
+ private:
+  static constexpr Index least_slack = 128;
+
+  [[gnu::always_inline]] void add(simd::Pack<T> x, std::uint64_t bits, Index first) {
+    if (count_ + simd::lanes < T >> full_) [[unlikely]] {
+      rise();
+      bits = simd::bits_above(x, simd::Pack<T>(threshold_));
+    }
+    simd::pack_lanes(scores_ + count_, x, bits);
+    const simd::Pack<Key> ramp = simd::ramp<Key>();
+    count_ += simd::pack_lanes(keys_ + count_, ramp + simd::Pack<Key>(Key(first)), bits);
+  }
+
+  [[gnu::noinline]] void rise() {
+    if (count_ <= k_) return;
+    const auto t = threshold_of(scores_, count_, k_, k_ / 8);
+    keep(t);
+    threshold_ = t.least;
+  }
+
+  // Drops what is below; those that stay keep their order.
+  void keep(Threshold<T> t) {
+    using namespace simd;
+    const Pack<T> least(t.least);
+    Index kept = 0;
+    for (Index j = 0; j < count_; j += lanes<T>) {
+      const Pack<T> x = load(scores_ + j);
+      std::uint64_t bits = bits_reaching(x, least);
+      if (j + lanes < T >> count_) bits &= (std::uint64_t{1} << (count_ - j)) - 1;
+      if (t.ties < count_) {
+        std::uint64_t equal = bits & ~bits_above(x, least);
+        for (; equal != 0; equal &= equal - 1) {
+          if (t.ties-- <= 0) bits &= ~(equal & -equal);
+        }
+      }
+      pack_lanes(scores_ + kept, x, bits);
+      kept += pack_lanes(keys_ + kept, load(keys_ + j), bits);
+    }
+    count_ = kept;
+  }
+
+  Index k_ = 0, full_ = 0, count_ = 0;
+  T threshold_ = -simd::infinity<T>;
+  T* scores_ = nullptr;
+  Key* keys_ = nullptr;
+};
+
+}  // namespace fovea::inline FOVEA_ISA::select
