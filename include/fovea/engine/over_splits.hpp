@@ -66,7 +66,8 @@ class OverSplits {
   };
 
   TileRows rows_of(Index head) const {
-    return {head / kv_heads_, head % kv_heads_, pass_.problem.group, {0, pass_.problem.q.length}};
+    const Index kv_head = head % kv_heads_, group = pass_.problem.group;
+    return {head / kv_heads_, kv_head, kv_head * group, group, {0, pass_.problem.q.length}};
   }
 
   // A part leaves behind the weighted sum of values [rows x width], its totals [rows] and references [rows].
@@ -89,32 +90,42 @@ class OverSplits {
     pass_.load_queries(rows, q, depth_);
     std::fill(result, result + rows_ * width_, T(0));
     state.begin(rows_);
-    visit_tiles(pass_.mask, rows.region(0, rows_, part.keys), step, [&](Span span, bool full) {
-      const Index count = span.size(), columns = simd::whole<T>(count);
-      const auto k = pass_.source.keys(rows.batch, rows.kv_head, span);
-      const auto v = pass_.source.values(rows.batch, rows.kv_head, span);
-      for (Index j = 0; j < count; j += piece) {
-        if (look_ahead_) pass_.prefetch_keys(rows, ahead(span, j));
-        simd::dot_rows(rows_, q, depth_, std::min(piece, count - j), k[j], k.stride, pass_.source.key_dim(), scores + j,
-                       columns);
+    each_tile(pass_.mask, rows.region(0, rows_, part.keys), step, [&](const KeyTile& tile, const KeyTile* next) {
+      const Index count = tile.size(), columns = simd::whole<T>(count);
+      tile.each_run([&](Index column, Span keys) {
+        const auto k = pass_.source.keys(rows.batch, rows.kv_head, keys);
+        for (Index j = 0; j < keys.size(); j += piece) {
+          if (look_ahead_) ahead(tile, next, column + j, [&](Span soon) { pass_.prefetch_keys(rows, soon); });
+          simd::dot_rows(rows_, q, depth_, std::min(piece, keys.size() - j), k[j], k.stride, pass_.source.key_dim(),
+                         scores + column + j, columns);
+        }
+      });
+      if (pass_.modified || !tile.full() || columns != count) {
+        const auto seen = [&](Index, Row at) { return tile.seen(pass_.mask, at); };
+        pass_.finish_scores(rows, 0, rows_, tile, 0, count, tile.full(), seen, scores, columns);
       }
-      if (pass_.modified || !full || columns != count) {
-        const auto seen = [&](Index, Row at) { return pass_.mask.seen(at, span); };
-        pass_.finish_scores(rows, 0, rows_, span, full, seen, scores, columns);
+      bool spoiled = false;
+      if (pass_.careful(tile.full())) {
+        tile.each_run([&](Index, Span keys) {
+          spoiled = spoiled || !pass_.finite(pass_.source.values(rows.batch, rows.kv_head, keys), keys.size());
+        });
       }
-      const bool spoiled = pass_.careful(full) && !pass_.finite(v, count);
       if (spoiled) [[unlikely]]
         std::copy_n(scores, rows_ * columns, kept_scores);
-      const T* const shrink = state.absorb(0, rows_, scores, columns, columns) ? state.shrink : nullptr;
+      const T* shrink = state.absorb(0, rows_, scores, columns, columns) ? state.shrink : nullptr;
       const bool in_place = !spoiled && width_ == pass_.source.value_dim();
-      if (!in_place) pass_.load_values(v, count, spoiled, values, width_);
-      for (Index j = 0; j < count; j += piece) {
-        if (look_ahead_) pass_.prefetch_values(rows, ahead(span, j));
-        add_values(std::min(piece, count - j), scores + j, columns, in_place ? v[j] : values + j * width_,
-                   in_place ? v.stride : width_, result, j == 0 ? shrink : nullptr);
-      }
-      if (spoiled) [[unlikely]]
-        pass_.add_spoiled(rows_, count, v, kept_scores, scores, columns, result, width_);
+      tile.each_run([&](Index column, Span keys) {
+        const auto v = pass_.source.values(rows.batch, rows.kv_head, keys);
+        if (!in_place) pass_.load_values(v, keys.size(), spoiled, values, width_);
+        for (Index j = 0; j < keys.size(); j += piece) {
+          if (look_ahead_) ahead(tile, next, column + j, [&](Span soon) { pass_.prefetch_values(rows, soon); });
+          add_values(std::min(piece, keys.size() - j), scores + column + j, columns,
+                     in_place ? v[j] : values + j * width_, in_place ? v.stride : width_, result, shrink);
+          shrink = nullptr;
+        }
+        if (spoiled) [[unlikely]]
+          pass_.add_spoiled(rows_, keys.size(), v, kept_scores + column, scores + column, columns, result, width_);
+      });
     });
     for (Index r = 0; r < rows_; ++r) {
       totals(result)[r] = state.total(r);
@@ -122,10 +133,16 @@ class OverSplits {
     }
   }
 
-  // The keys one tile behind those that are next to be read: what memory should be busy with meanwhile.
-  Span ahead(Span tile, Index j) const {
-    const Index first = std::min(tile.first + j + step, pass_.source.length());
-    return {first, std::min(first + piece, pass_.source.length())};
+  // Calls f(keys) for the keys of the next tile in the place of the `piece` keys from `column` on: what memory should
+  // be busy with meanwhile. Behind the last tile of a part the keys that follow in memory are taken for it.
+  template <class F>
+  [[gnu::always_inline]] void ahead(const KeyTile& tile, const KeyTile* next, Index column, F&& f) const {
+    if (next != nullptr) {
+      next->each_run(column, std::min(column + piece, next->size()), [&](Index, Span keys) { f(keys); });
+    } else {
+      const Index first = std::min(tile.last_key() + 1 + column, pass_.source.length());
+      f(Span{first, std::min(first + piece, pass_.source.length())});
+    }
   }
 
   // out [rows x width] = shrink out + weights v, shrink being one where it is null.

@@ -29,12 +29,15 @@ struct TilePlan {
   // Queries and sums of a tile in bytes: they stay in the second-level cache while keys and values pass by.
   static constexpr Index budget = 320 * 1024;
 
+  bool gathers;  // whether the keys of a tile may be scattered
+
   // Tiles as large as fits, so that keys are laid out seldom; but at least `wanted` of them to share out, as long as
-  // they have some bands; and along the blocks of a mask that has any. Results do not depend on the queries of a tile.
-  TilePlan(const Shape& shape, Index key_width, Index value_width, Index wanted, const mask::Grain& grain)
-      : key_dim(key_width), value_dim(value_width), width(simd::whole<T>(value_width)) {
+  // they have some bands; and along the blocks of a mask that has any. `group` heads are rows of one tile. Results do
+  // not depend on the queries of a tile.
+  TilePlan(const Shape& shape, Index key_width, Index value_width, Index group, Index wanted, const mask::Grain& grain,
+           bool listed)
+      : key_dim(key_width), value_dim(value_width), width(simd::whole<T>(value_width)), gathers(listed) {
     constexpr Index least_rows = 8 * simd::tile_rows, most_rows = 64 * simd::tile_rows;
-    const Index group = shape.heads / shape.kv_heads;
     const Index fit = std::clamp<Index>(budget / Index(sizeof(T)) / (key_dim + width), least_rows, most_rows);
     const Index share = (shape.queries * group + wanted - 1) / wanted;
     const Index most = std::max<Index>(std::min(fit, std::max(share, least_rows)) / group, 1);
@@ -45,14 +48,14 @@ struct TilePlan {
       queries = (shape.queries + tiles - 1) / tiles;
     }
     rows = simd::whole_rows(queries * group);
-    const Index block = grain.keys > 1 && grain.keys < most_keys ? simd::whole<T>(grain.keys) : most_keys;
+    const Index block = grain.keys > 1 && grain.keys < most_keys && !gathers ? simd::whole<T>(grain.keys) : most_keys;
     step = std::min(most_keys % block == 0 ? block : most_keys, std::max(simd::whole<T>(shape.keys), simd::lanes<T>));
   }
 
   Index scratch_size() const {
     return whole_lines<T>(rows * key_dim) + whole_lines<T>(rows * width) + whole_lines<T>(key_dim * step) +
            whole_lines<T>(step * width) + 2 * whole_lines<T>(simd::tile_rows * step) +
-           whole_lines<T>(normalizer::SoftmaxRows<T>::size(rows));
+           whole_lines<T>(normalizer::SoftmaxRows<T>::size(rows)) + (gathers ? whole_lines<T>(step * key_dim) : 0);
   }
 };
 
@@ -61,21 +64,23 @@ class OverTiles {
  public:
   OverTiles(const Pass<T, Source, Mask, Scores>& pass, Index workers)
       : pass_(pass),
-        plan_(pass.problem.shape(), pass.source.key_dim(), pass.source.value_dim(),
-              tiles_for(workers, pass.problem.shape()), mask::grain_of(pass.mask)) {}
+        group_(mask::grain_of(pass.mask).by_head ? 1 : pass.problem.group),
+        plan_(pass.problem.shape(), pass.source.key_dim(), pass.source.value_dim(), group_,
+              tiles_for(workers, pass.problem.q.batch * pass.problem.q.heads / group_), mask::grain_of(pass.mask),
+              mask::Lists<Mask>) {}
 
   template <class Exec>
   void run(const Exec& executor) const {
     const auto& q = pass_.problem.q;
-    const Index group = pass_.problem.group;
     const Index tiles = (q.length + plan_.queries - 1) / plan_.queries;
-    const Index kv_heads = q.heads / group;
+    const Index groups = q.heads / group_;
     const double flops =
         2.0 * double(plan_.rows) * double(pass_.source.length()) * double(plan_.key_dim + plan_.value_dim);
-    distribute<T>(executor, q.batch * kv_heads * tiles, flops, plan_.scratch_size(), [&](Index item, T* memory) {
+    distribute<T>(executor, q.batch * groups * tiles, flops, plan_.scratch_size(), [&](Index item, T* memory) {
       // The last queries first: under a causal mask they have most to do.
-      const Index t = tiles - 1 - item % tiles, head = item / tiles % kv_heads, batch = item / tiles / kv_heads;
-      tile({batch, head, group, {t * plan_.queries, std::min((t + 1) * plan_.queries, q.length)}}, memory);
+      const Index t = tiles - 1 - item % tiles, head = item / tiles % groups * group_, batch = item / tiles / groups;
+      const Span queries{t * plan_.queries, std::min((t + 1) * plan_.queries, q.length)};
+      tile({batch, head / pass_.problem.group, head, group_, queries}, memory);
     });
   }
 
@@ -84,14 +89,11 @@ class OverTiles {
   static constexpr Index whole_step = TilePlan<T>::most_keys;
   static_assert(whole_step <= mask::word);
 
-  // Tiles of a (batch, kv head) such that every worker finds a few.
-  static Index tiles_for(Index workers, const Shape& shape) {
-    const Index heads = shape.batch * shape.kv_heads;
-    return workers == 1 ? 1 : (4 * workers + heads - 1) / heads;
-  }
+  // Tiles of each of some groups of heads such that every worker finds a few.
+  static Index tiles_for(Index workers, Index groups) { return workers == 1 ? 1 : (4 * workers + groups - 1) / groups; }
 
   struct Scratch {
-    T *q, *out, *keys, *values, *scores, *kept_scores;
+    T *q, *out, *keys, *values, *scores, *kept_scores, *gathered;
     normalizer::SoftmaxRows<T> state;
   };
 
@@ -103,61 +105,106 @@ class OverTiles {
     T* const values = carve(plan_.step * plan_.width);
     T* const scores = carve(band * plan_.step);
     T* const kept_scores = carve(band * plan_.step);
-    Scratch scratch{q,
-                    out,
-                    keys,
-                    values,
-                    scores,
-                    kept_scores,
-                    {pass_.power_unit(), carve(normalizer::SoftmaxRows<T>::size(plan_.rows)), plan_.rows}};
+    T* const gathered = plan_.gathers ? carve(plan_.step * plan_.key_dim) : nullptr;
+    Scratch scratch{q,        out,
+                    keys,     values,
+                    scores,   kept_scores,
+                    gathered, {pass_.power_unit(), carve(normalizer::SoftmaxRows<T>::size(plan_.rows)), plan_.rows}};
     const Index padded = simd::whole_rows(rows.count());
-    const Span soon{0, std::min(plan_.step, pass_.source.length())};
-    pass_.prefetch_keys(rows, soon);
-    pass_.prefetch_values(rows, soon);
-    pass_.load_queries(rows, q, plan_.key_dim);
-    std::fill(q + rows.count() * plan_.key_dim, q + padded * plan_.key_dim, T(0));
     std::fill(out, out + padded * plan_.width, T(0));
     scratch.state.begin(padded);
-    visit_tiles(pass_.mask, rows.region(0, rows.count(), {0, pass_.source.length()}), plan_.step,
-                [&](Span span, bool full) { absorb_tile(rows, span, full, scratch); });
+    bool begun = false;
+    each_tile(pass_.mask, rows.region(0, rows.count(), {0, pass_.source.length()}), plan_.step,
+              [&](const KeyTile& keys_of_tile, const KeyTile* next) {
+                if (!begun) {
+                  ask(rows, keys_of_tile, 0, keys_of_tile.size());
+                  pass_.load_queries(rows, q, plan_.key_dim);
+                  std::fill(q + rows.count() * plan_.key_dim, q + padded * plan_.key_dim, T(0));
+                  begun = true;
+                }
+                absorb_tile(rows, keys_of_tile, next, scratch);
+              });
     rows.each(0, rows.count(), [&](Index r, Row at) {
       pass_.write_row(at, out + r * plan_.width, scratch.state.total(r), scratch.state.reference[r]);
     });
   }
 
-  void absorb_tile(const TileRows& rows, Span span, bool full, Scratch& scratch) const {
-    const Index columns = simd::whole<T>(span.size());
-    const auto k = pass_.source.keys(rows.batch, rows.kv_head, span);
-    const auto v = pass_.source.values(rows.batch, rows.kv_head, span);
-    simd::transpose(span.size(), plan_.key_dim, k.data, k.stride, scratch.keys, columns);
-    const bool careful = pass_.careful(full);
+  // Asks for columns [first, last) of a tile.
+  [[gnu::always_inline]] void ask(const TileRows& rows, const KeyTile& tile, Index first, Index last) const {
+    tile.each_run(first, last, [&](Index, Span keys) {
+      pass_.prefetch_keys(rows, keys);
+      pass_.prefetch_values(rows, keys);
+    });
+  }
+
+  void absorb_tile(const TileRows& rows, const KeyTile& tile, const KeyTile* next, Scratch& scratch) const {
+    const Index columns = simd::whole<T>(tile.size());
+    lay_out_keys(rows, tile, columns, scratch);
     bool spoiled = false;
-    const T* values = v.data;
-    if (columns != span.size() || !lies_well(v) || (careful && !pass_.finite(v, span.size()))) {
-      spoiled = pass_.load_values(v, span.size(), careful, scratch.values, plan_.width);
-      std::fill(scratch.values + span.size() * plan_.width, scratch.values + columns * plan_.width, T(0));
-      values = scratch.values;
-    }
+    const T* const values = values_of(rows, tile, columns, scratch, spoiled);
 
     // While bands are worked on, the next tile is asked for: some rows a band, at last what is left.
-    const Index bands = (rows.count() + band - 1) / band;
-    const Index share = (plan_.step + bands - 1) / bands;
-    const Index end = std::min(span.last + plan_.step, pass_.source.length());
-    Index asked = span.last;
-    const auto ask = [&](Index count) {
-      const Span next{asked, std::min(asked + count, end)};
-      pass_.prefetch_keys(rows, next);
-      pass_.prefetch_values(rows, next);
-      asked = next.last;
+    const Index bands = (rows.count() + band - 1) / band, wanted = next == nullptr ? 0 : next->size();
+    const Index share = (wanted + bands - 1) / bands;
+    Index asked = 0;
+    const auto ask_for = [&](Index count) {
+      const Index last = std::min(asked + count, wanted);
+      if (asked < last) ask(rows, *next, asked, last);
+      asked = last;
     };
     const auto cover = [&](Index first, Index last) {
-      return full ? mask::Cover::full : pass_.mask.cover(rows.region(first * band, last * band, span));
+      return tile.full() ? mask::Cover::full : cover_of(rows.region(first * band, last * band, {0, 0}), tile);
     };
     visit_pieces(0, bands, cover, [&](Index i, bool all) {
-      ask(share);
-      absorb_band(rows, i * band, span, all, columns, values, spoiled ? &v : nullptr, scratch);
+      ask_for(share);
+      absorb_band(rows, i * band, tile, all, columns, values, spoiled, scratch);
     });
-    ask(plan_.step);
+    ask_for(wanted);
+  }
+
+  // What the rows of a region see of a tile.
+  mask::Cover cover_of(mask::Region region, const KeyTile& tile) const {
+    bool some = false, all = true;
+    tile.each_run([&](Index, Span keys) {
+      if (some && !all) return;
+      region.keys = keys;
+      const mask::Cover seen = pass_.mask.cover(region);
+      some = some || seen != mask::Cover::none;
+      all = all && seen == mask::Cover::full;
+    });
+    return !some ? mask::Cover::none : all ? mask::Cover::full : mask::Cover::part;
+  }
+
+  // The keys of a tile as columns.
+  void lay_out_keys(const TileRows& rows, const KeyTile& tile, Index columns, Scratch& scratch) const {
+    if (tile.runs() == 1) {
+      const auto k = pass_.source.keys(rows.batch, rows.kv_head, tile.first_run());
+      simd::transpose(tile.size(), plan_.key_dim, k.data, k.stride, scratch.keys, columns);
+      return;
+    }
+    tile.each_run([&](Index column, Span keys) {
+      const auto k = pass_.source.keys(rows.batch, rows.kv_head, keys);
+      for (Index j = 0; j < keys.size(); ++j)
+        simd::copy(scratch.gathered + (column + j) * plan_.key_dim, k[j], plan_.key_dim);
+    });
+    simd::transpose(tile.size(), plan_.key_dim, scratch.gathered, plan_.key_dim, scratch.keys, columns);
+  }
+
+  // The values of a tile as rows: where they lie when they lie well, else as load_values leaves them.
+  const T* values_of(const TileRows& rows, const KeyTile& tile, Index columns, Scratch& scratch, bool& spoiled) const {
+    const bool careful = pass_.careful(tile.full());
+    if (tile.runs() == 1) {
+      const auto v = pass_.source.values(rows.batch, rows.kv_head, tile.first_run());
+      if (columns == tile.size() && lies_well(v) && !(careful && !pass_.finite(v, tile.size()))) return v.data;
+    }
+    tile.each_run([&](Index column, Span keys) {
+      const auto v = pass_.source.values(rows.batch, rows.kv_head, keys);
+      const bool left_out =
+          pass_.load_values(v, keys.size(), careful, scratch.values + column * plan_.width, plan_.width);
+      spoiled = spoiled || left_out;
+    });
+    std::fill(scratch.values + tile.size() * plan_.width, scratch.values + columns * plan_.width, T(0));
+    return scratch.values;
   }
 
   // Whether values can be read where they are: whole, aligned vectors, row behind row.
@@ -165,28 +212,28 @@ class OverTiles {
     return v.stride == plan_.width && reinterpret_cast<std::uintptr_t>(v.data) % sizeof(simd::Pack<T>) == 0;
   }
 
-  void absorb_band(const TileRows& rows, Index first, Span tile, bool all, Index stride, const T* tile_values,
-                   const kv::Rows<T>* tile_spoiled, Scratch& scratch) const {
+  // `stride` columns of keys and rows of values; spoiled: load_values left some out.
+  void absorb_band(const TileRows& rows, Index first, const KeyTile& tile, bool all, Index stride, const T* tile_values,
+                   bool spoiled, Scratch& scratch) const {
     // Of a tile that the border cuts, only the vectors of keys that some row of the band sees.
     std::uint64_t seen[std::size_t(band)] = {};
-    Index skip = 0, columns = stride;
-    Span span = tile;
+    Index skip = 0, columns = stride, count = tile.size();
     if (!all) {
       std::uint64_t some = 0;
-      rows.each(first, first + band, [&](Index r, Row at) { some |= seen[r - first] = pass_.mask.seen(at, tile); });
+      rows.each(first, first + band, [&](Index r, Row at) { some |= seen[r - first] = tile.seen(pass_.mask, at); });
       if (some == 0) return;
       skip = Index(std::countr_zero(some)) / simd::lanes<T> * simd::lanes<T>;
       columns = simd::whole<T>(mask::word - Index(std::countl_zero(some)) - skip);
-      span = {tile.first + skip, std::min(tile.first + skip + columns, tile.last)};
+      count = std::min(columns, tile.size() - skip);
       for (std::uint64_t& bits : seen) bits >>= skip;
     }
     const T* const values = tile_values + skip * plan_.width;
     score_band(scratch.q + first * plan_.key_dim, columns, scratch.keys + skip, stride, scratch.scores);
-    if (pass_.modified || !all || columns != span.size()) {
+    if (pass_.modified || !all || columns != count) {
       const auto bits = [&](Index r, Row) { return seen[r - first]; };
-      pass_.finish_scores(rows, first, first + band, span, all, bits, scratch.scores, columns);
+      pass_.finish_scores(rows, first, first + band, tile, skip, count, all, bits, scratch.scores, columns);
     }
-    if (tile_spoiled != nullptr) [[unlikely]]
+    if (spoiled) [[unlikely]]
       std::copy_n(scratch.scores, band * columns, scratch.kept_scores);
     const auto absorb = [&](auto width) {
       return scratch.state.absorb(first, std::integral_constant<Index, band>{}, scratch.scores, columns, width);
@@ -200,10 +247,12 @@ class OverTiles {
       simd::multiply_rows<band, simd::Onto::sum>(plan_.width, columns, scratch.scores, columns, values, plan_.width,
                                                  out, plan_.width);
     }
-    if (tile_spoiled != nullptr) [[unlikely]] {
-      const kv::Rows<T> spoiled{(*tile_spoiled)[skip], tile_spoiled->stride};
-      pass_.add_spoiled(std::min(band, rows.count() - first), span.size(), spoiled, scratch.kept_scores, scratch.scores,
-                        columns, out, plan_.width);
+    if (spoiled) [[unlikely]] {
+      tile.each_run(skip, skip + count, [&](Index column, Span keys) {
+        const auto v = pass_.source.values(rows.batch, rows.kv_head, keys);
+        pass_.add_spoiled(std::min(band, rows.count() - first), keys.size(), v, scratch.kept_scores + (column - skip),
+                          scratch.scores + (column - skip), columns, out, plan_.width);
+      });
     }
   }
 
@@ -219,6 +268,7 @@ class OverTiles {
   }
 
   const Pass<T, Source, Mask, Scores>& pass_;
+  const Index group_;  // heads of a tile
   const TilePlan<T> plan_;
 };
 

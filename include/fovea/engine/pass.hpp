@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include <fovea/engine/key_tile.hpp>
 #include <fovea/engine/recipe.hpp>
 #include <fovea/engine/rows.hpp>
 #include <fovea/engine/work.hpp>
@@ -49,35 +50,35 @@ class Pass {
   // Asks for keys or values, so that they are near when their turn comes. (Always inlined: g++ takes a function that
   // does nothing else for one without effect and drops its calls.)
   [[gnu::always_inline]] void prefetch_keys(const TileRows& rows, Span span) const {
-    for (Index j = span.first; j < span.last; ++j)
-      prefetch(source.keys(rows.batch, rows.kv_head, {j, j + 1}).data, source.key_dim());
+    const auto k = source.keys(rows.batch, rows.kv_head, span);
+    for (Index j = 0; j < span.size(); ++j) prefetch(k[j], source.key_dim());
   }
   [[gnu::always_inline]] void prefetch_values(const TileRows& rows, Span span) const {
-    for (Index j = span.first; j < span.last; ++j)
-      prefetch(source.values(rows.batch, rows.kv_head, {j, j + 1}).data, source.value_dim());
+    const auto v = source.values(rows.batch, rows.kv_head, span);
+    for (Index j = 0; j < span.size(); ++j) prefetch(v[j], source.value_dim());
   }
 
-  // Finishes rows [first, last) of scores against the keys of `span`, at most a word, `columns` apart: score modifiers,
-  // then the mask unless all keys are seen, then the columns behind the last key. seen(r, row) gives the bits of the
-  // keys that row r sees.
+  // Finishes rows [first, last) of scores against `count` keys of a tile from column `skip` on, `columns` apart: score
+  // modifiers, then the mask unless all keys are seen, then the columns behind the last key. seen(r, row) gives the
+  // bits of those keys that row r sees.
   template <class Seen>
-  [[gnu::noinline]] void finish_scores(const TileRows& rows, Index first, Index last, Span span, bool all, Seen&& seen,
-                                       T* band, Index columns) const {
+  [[gnu::noinline]] void finish_scores(const TileRows& rows, Index first, Index last, const KeyTile& tile, Index skip,
+                                       Index count, bool all, Seen&& seen, T* band, Index columns) const {
     if (modified || !all) {
       rows.each(first, last, [&](Index r, Row at) {
         T* const row = band + (r - first) * columns;
         if (modified) {
-          simd::scale(row, span.size(), T(scale_.rest));
-          scores(row, at, span);
+          simd::scale(row, count, T(scale_.rest));
+          tile.each_run(skip, skip + count, [&](Index column, Span keys) { scores(row + (column - skip), at, keys); });
         }
         if (all) return;
         const std::uint64_t bits = seen(r, at);
-        if (bits != mask::low_bits(span.size())) simd::hide(row, span.size(), bits);
+        if (bits != mask::low_bits(count)) simd::hide(row, count, bits);
       });
     }
-    if (columns == span.size()) return;
+    if (columns == count) return;
     for (Index r = 0; r < last - first; ++r)
-      std::fill(band + r * columns + span.size(), band + (r + 1) * columns, -simd::infinity<T>);
+      std::fill(band + r * columns + count, band + (r + 1) * columns, -simd::infinity<T>);
   }
 
   // Whether some query may leave out a key of the tile: by the mask, or by a modifier that makes its score -infinity.

@@ -5,11 +5,12 @@
 
 namespace fovea::inline FOVEA_ISA::engine {
 
-// The query heads of one kv head are rows of the same tile, query by query: row r is query first + r / group of head
-// first_head + r % group.
+// `group` query heads of one kv head are rows of the same tile, query by query: row r is query first + r / group of
+// head first_head + r % group.
 struct TileRows {
   Index batch = 0;
   Index kv_head = 0;
+  Index first_head = 0;
   Index group = 1;
   Span queries;
 
@@ -22,7 +23,7 @@ struct TileRows {
     if (first >= end) return;
     Index query = queries.first + first / group, head = first % group;
     for (Index r = first; r < end; ++r) {
-      f(r, Row{batch, kv_head * group + head, query});
+      f(r, Row{batch, first_head + head, query});
       if (++head == group) {
         head = 0;
         ++query;
@@ -34,7 +35,7 @@ struct TileRows {
   mask::Region region(Index first, Index last, Span keys) const {
     const Index end = std::min(last, count());
     return {batch,
-            {kv_head * group, (kv_head + 1) * group},
+            {first_head, first_head + group},
             {queries.first + first / group, queries.first + (end - 1) / group + 1},
             keys};
   }
