@@ -1,0 +1,77 @@
+// Functions of rows that feature maps are made of. Rows are any length and alignment; nothing behind a row is read, and
+// what is written goes up to whole vectors.
+#pragma once
+
+#include <fovea/simd/math.hpp>
+
+namespace fovea::inline FOVEA_ISA::simd {
+
+// e^x within two ulp: infinite from 2^127.5 (float) or 2^1023.5 (double) up, zero below the normal numbers, NaN where x
+// is NaN, exactly one at zero.
+template <class T>
+[[gnu::always_inline]] inline Pack<T> exp(Pack<T> x) {
+  constexpr T unit = T(log2_e), rest = T(log2_e - (long double)(unit));
+  constexpr T lowest = T((long double)(detail::Exponent<T>::floor) / log2_e);
+  constexpr T highest = T((long double)(detail::Exponent<T>::ceiling + 1) / log2_e);
+  const Pack<T> bounded = at_most(Pack<T>(highest), at_least(Pack<T>(lowest), x));
+  const auto [scale, whole_f] = detail::split_power<T>(bounded, Pack<T>(unit));
+  const Pack<T> f = fma(bounded, Pack<T>(rest), whole_f);
+  return fma(detail::power_slope(f), f, Pack<T>(1)) * scale;
+}
+
+// to[j] = f(x[j]) for vectors of x; to has room for whole vectors.
+template <class T, class F>
+[[gnu::always_inline]] inline void map_row(const T* x, Index n, T* to, F&& f) {
+  Index j = 0;
+  for (; j + lanes<T> <= n; j += lanes<T>) store(to + j, f(load(x + j)));
+  if (j < n) store(to + j, f(load_some(x + j, n - j)));
+}
+
+// y[j] = factor y[j] + added, and minus[j] = -factor y[j] + added for what y was.
+template <class T>
+inline void mirror(T* y, T* minus, Index n, T factor, T added) {
+  const Pack<T> times(factor), plus(added);
+  Index j = 0;
+  for (; j + lanes<T> <= n; j += lanes<T>) {
+    const Pack<T> v = load(y + j) * times;
+    store(y + j, plus + v);
+    store(minus + j, plus - v);
+  }
+  if (j < n) {
+    const Pack<T> v = load_some(y + j, n - j) * times;
+    store_some(y + j, plus + v, n - j);
+    store_some(minus + j, plus - v, n - j);
+  }
+}
+
+// The largest of n elements, -infinity for none; unspecified when one is NaN.
+template <class T>
+inline T largest(const T* x, Index n) {
+  Pack<T> most(-infinity<T>);
+  Index j = 0;
+  for (; j + lanes<T> <= n; j += lanes<T>) most = max(most, load(x + j));
+  if (j < n) most = max(most, load_some(x + j, n - j, -infinity<T>));
+  return max_of_lanes<T>(most);
+}
+
+// Sum of n elements.
+template <class T>
+inline T total(const T* x, Index n) {
+  Pack<T> sum(T(0));
+  Index j = 0;
+  for (; j + lanes<T> <= n; j += lanes<T>) sum = sum + load(x + j);
+  if (j < n) sum = sum + load_some(x + j, n - j);
+  return sum_of_lanes<T>(sum);
+}
+
+// Sum of the squares of n elements.
+template <class T>
+inline T square_norm(const T* x, Index n) {
+  Pack<T> sum(T(0));
+  Index j = 0;
+  for (; j + lanes<T> <= n; j += lanes<T>) sum = fma(load(x + j), load(x + j), sum);
+  if (j < n) sum = fma(load_some(x + j, n - j), load_some(x + j, n - j), sum);
+  return sum_of_lanes<T>(sum);
+}
+
+}  // namespace fovea::inline FOVEA_ISA::simd
