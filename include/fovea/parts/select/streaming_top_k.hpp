@@ -44,23 +44,16 @@ class StreamingTopK {
   // Takes the scores of `count` keys from `first` on; keys ascend from call to call.
   void take(const T* scores, Index count, Index first) {
     using namespace simd;
-    for (Index j = 0; j < count; j += 4 * lanes<T>) {
-      const Pack<T> limit(threshold_);
-      if (j + 4 * lanes<T> <= count) {
-        const Pack<T> x[4] = {load(scores + j), load(scores + j + lanes<T>), load(scores + j + 2 * lanes<T>),
-                              load(scores + j + 3 * lanes<T>)};
-        std::uint64_t bits[4], some = 0;
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) some |= bits[i] = bits_above(x[i], limit);
-        if (some == 0) continue;
-        for (int i = 0; i < 4; ++i) add(x[i], bits[i], first + j + i * lanes<T>);
-      } else {
-        for (Index i = j; i < count; i += lanes<T>) {
-          const Pack<T> x = i + lanes<T> <= count ? load(scores + i) : load_some(scores + i, count - i, -infinity<T>);
-          add(x, bits_above(x, limit), first + i);
-        }
-      }
-    }
+    const Pack<Key> ramp = simd::ramp<Key>();
+    take(scores, count, [=](Index j) { return ramp + Pack<Key>(Key(first + j)); });
+  }
+
+  // Takes what another selector has chosen among keys that follow.
+  void take(const Chosen<T>& chosen) {
+    using namespace simd;
+    take(chosen.scores, chosen.count, [=](Index j) {
+      return j + lanes<T> <= chosen.count ? load(chosen.keys + j) : load_some(chosen.keys + j, chosen.count - j);
+    });
   }
 
   // The largest min(k, scores above -infinity) of all that were taken; valid until the next begin().
@@ -72,14 +65,36 @@ class StreamingTopK {
  private:
   static constexpr Index least_slack = 128;
 
-  [[gnu::always_inline]] void add(simd::Pack<T> x, std::uint64_t bits, Index first) {
+  // keys(j) are those of the vector of scores from j on.
+  template <class Keys>
+  [[gnu::always_inline]] void take(const T* scores, Index count, Keys&& keys) {
+    using namespace simd;
+    for (Index j = 0; j < count; j += 4 * lanes<T>) {
+      const Pack<T> limit(threshold_);
+      if (j + 4 * lanes<T> <= count) {
+        const Pack<T> x[4] = {load(scores + j), load(scores + j + lanes<T>), load(scores + j + 2 * lanes<T>),
+                              load(scores + j + 3 * lanes<T>)};
+        std::uint64_t bits[4], some = 0;
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) some |= bits[i] = bits_above(x[i], limit);
+        if (some == 0) continue;
+        for (int i = 0; i < 4; ++i) add(x[i], bits[i], keys(j + i * lanes<T>));
+      } else {
+        for (Index i = j; i < count; i += lanes<T>) {
+          const Pack<T> x = i + lanes<T> <= count ? load(scores + i) : load_some(scores + i, count - i, -infinity<T>);
+          add(x, bits_above(x, limit), keys(i));
+        }
+      }
+    }
+  }
+
+  [[gnu::always_inline]] void add(simd::Pack<T> x, std::uint64_t bits, simd::Pack<Key> keys) {
     if (count_ + simd::lanes < T >> full_) [[unlikely]] {
       rise();
       bits = simd::bits_above(x, simd::Pack<T>(threshold_));
     }
     simd::pack_lanes(scores_ + count_, x, bits);
-    const simd::Pack<Key> ramp = simd::ramp<Key>();
-    count_ += simd::pack_lanes(keys_ + count_, ramp + simd::Pack<Key>(Key(first)), bits);
+    count_ += simd::pack_lanes(keys_ + count_, keys, bits);
   }
 
   [[gnu::noinline]] void rise() {
