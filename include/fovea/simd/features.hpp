@@ -64,6 +64,43 @@ inline T total(const T* x, Index n) {
   return sum_of_lanes<T>(sum);
 }
 
+namespace detail {
+
+template <int vectors, class T>
+inline void add_row_vectors(Index count, const T* rows, Index stride, T* sum) {
+  Pack<T> even[vectors], odd[vectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < vectors; ++v) even[v] = odd[v] = Pack<T>(T(0));
+  Index i = 0;
+  for (; i + 1 < count; i += 2) {
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) {
+      even[v] = even[v] + load(rows + i * stride + v * lanes<T>);
+      odd[v] = odd[v] + load(rows + (i + 1) * stride + v * lanes<T>);
+    }
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < vectors; ++v) {
+    if (i < count) even[v] = even[v] + load(rows + i * stride + v * lanes<T>);
+    store(sum + v * lanes<T>, load(sum + v * lanes<T>) + (even[v] + odd[v]));
+  }
+}
+
+}  // namespace detail
+
+// sum[j] += element j of `count` rows of n elements.
+template <class T>
+inline void add_rows(Index count, Index n, const T* rows, Index stride, T* sum) {
+  Index j = 0;
+  for (; j + 4 * lanes<T> <= n; j += 4 * lanes<T>) detail::add_row_vectors<4>(count, rows + j, stride, sum + j);
+  for (; j + lanes<T> <= n; j += lanes<T>) detail::add_row_vectors<1>(count, rows + j, stride, sum + j);
+  for (; j < n; ++j) {
+    T rest = T(0);
+    for (Index i = 0; i < count; ++i) rest += rows[i * stride + j];
+    sum[j] += rest;
+  }
+}
+
 // Sum of the squares of n elements.
 template <class T>
 inline T square_norm(const T* x, Index n) {
