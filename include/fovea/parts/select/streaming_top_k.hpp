@@ -45,13 +45,13 @@ class StreamingTopK {
   void take(const T* scores, Index count, Index first) {
     using namespace simd;
     const Pack<Key> ramp = simd::ramp<Key>();
-    take(scores, count, [=](Index j) { return ramp + Pack<Key>(Key(first + j)); });
+    take_vectors(scores, count, [=](Index j) { return ramp + Pack<Key>(Key(first + j)); });
   }
 
   // Takes what another selector has chosen among keys that follow.
   void take(const Chosen<T>& chosen) {
     using namespace simd;
-    take(chosen.scores, chosen.count, [=](Index j) {
+    take_vectors(chosen.scores, chosen.count, [=](Index j) {
       return j + lanes<T> <= chosen.count ? load(chosen.keys + j) : load_some(chosen.keys + j, chosen.count - j);
     });
   }
@@ -67,7 +67,7 @@ class StreamingTopK {
 
   // keys(j) are those of the vector of scores from j on.
   template <class Keys>
-  [[gnu::always_inline]] void take(const T* scores, Index count, Keys&& keys) {
+  [[gnu::always_inline]] void take_vectors(const T* scores, Index count, Keys&& keys) {
     using namespace simd;
     for (Index j = 0; j < count; j += 4 * lanes<T>) {
       const Pack<T> limit(threshold_);
