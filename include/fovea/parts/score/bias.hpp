@@ -31,7 +31,12 @@ struct Bias {
     if (all.heads == 1) all.head_stride = 0;
     if (all.length == 1) all.length_stride = 0;
     return [all](T* scores, Row row, Span keys) {
-      simd::add(scores, all.row(row.batch, row.head, row.query) + keys.first, keys.size());
+      const T* const bias = all.row(row.batch, row.head, row.query) + keys.first;
+      simd::add(scores, bias, keys.size());
+      // The rows of a tile lie far apart: what the next tile of keys wants is asked for.
+      constexpr Index line = 64 / Index(sizeof(T));
+      const Index end = std::min(2 * keys.size(), all.dim - keys.first);
+      for (Index j = keys.size(); j < end; j += line) __builtin_prefetch(bias + j);
     };
   }
 };
