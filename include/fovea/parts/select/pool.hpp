@@ -36,10 +36,10 @@ namespace detail {
 // The larger or the smaller lanes; NaN where either is.
 template <class T>
 inline constexpr auto larger =
-    [](simd::Pack<T> a, simd::Pack<T> b) { return xsimd::select((a >= b) | (a != a), a, b); };
+    [](simd::Pack<T> a, simd::Pack<T> b) { return xsimd::select(b > a, b, xsimd::select(b == b, a, b)); };
 template <class T>
 inline constexpr auto smaller =
-    [](simd::Pack<T> a, simd::Pack<T> b) { return xsimd::select((a <= b) | (a != a), a, b); };
+    [](simd::Pack<T> a, simd::Pack<T> b) { return xsimd::select(b < a, b, xsimd::select(b == b, a, b)); };
 
 // to[d] = op folded over x[i][d] for `count` > 0 rows, in their order.
 template <class T, class Op>
