@@ -1,0 +1,24 @@
+// Gated linear attention of one head, token by token.
+//
+//   S_t = Diag(e^g_t) S_{t-1} + k_t v_t^T     o_t = scale S_t^T q_t
+#pragma once
+
+#include "linear/memory.hpp"
+
+namespace fovea::reference {
+
+// q, k [N x D], v [N x E], log_gate [N x D], start [D x E].
+template <class Real>
+Memory<Real> gated_linear(const Matrix<Real>& q, const Matrix<Real>& k, const Matrix<Real>& v,
+                          const Matrix<Real>& log_gate, Real scale, const Matrix<Real>& start) {
+  Memory<Real> memory{Matrix<Real>(q.rows(), v.cols()), start};
+  for (Eigen::Index t = 0; t < q.rows(); ++t) {
+    const Vector<Real> gate = log_gate.row(t).array().exp();
+    memory.state = gate.asDiagonal() * memory.state;
+    memory.state += k.row(t).transpose() * v.row(t);
+    memory.out.row(t) = scale * q.row(t) * memory.state;
+  }
+  return memory;
+}
+
+}  // namespace fovea::reference
