@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <regex>
+#include <set>
 
 #include "machine.hpp"
 
@@ -16,14 +17,14 @@ using Clock = std::chrono::steady_clock;
 
 double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-struct Method {
+struct Registered {
   std::string name, type;
   std::vector<Shape> shapes;
   Prepare prepare;
 };
 
-std::vector<Method>& methods() {
-  static std::vector<Method> list;
+std::vector<Registered>& methods() {
+  static std::vector<Registered> list;
   return list;
 }
 
@@ -96,6 +97,18 @@ struct Bench {
   void sample(benchmark::State& state) const;
 };
 
+// The memory over which the bandwidth is measured: K and V, or as much as a method says that it reads.
+std::vector<Bytes> read_areas(const Shape& shape, const Prepared& ready) {
+  if (ready.bytes) {
+    static std::vector<char> area;
+    if (double(area.size()) < *ready.bytes) area.resize(std::size_t(*ready.bytes), 1);
+    return {{area.data(), std::size_t(*ready.bytes)}};
+  }
+  const double of_one = shape.kv_bytes() / double(shape.key_dim + shape.value_dim);
+  return {{ready.keys, std::size_t(of_one * double(shape.key_dim))},
+          {ready.values, std::size_t(of_one * double(shape.value_dim))}};
+}
+
 void Bench::sample(benchmark::State& state) const {
   constexpr double limit_seconds = 0.03;
   const Prepared ready = prepare(shape);
@@ -105,17 +118,18 @@ void Bench::sample(benchmark::State& state) const {
   if (!known->accuracy) {
     known->pairs = shape.pairs();
     known->accuracy = ready.check();
-    const double tolerance = shape.type == "f64" ? 1e-9 : 1e-4;
+    double tolerance = shape.type == "f64" ? 1e-9 : 1e-4;
+    if (known->accuracy->dense_error) tolerance = std::max(tolerance, 10 * known->accuracy->naive_error);
     if (!(known->accuracy->error <= tolerance)) {
       throw std::runtime_error("wrong result: relative error " + std::to_string(known->accuracy->error));
     }
   }
 
-  const double kv_bytes = shape.kv_bytes();
-  const auto bytes = [&](Index dim) {
-    return std::size_t(kv_bytes * double(dim) / double(shape.key_dim + shape.value_dim));
-  };
-  const std::vector<Bytes> areas = {{ready.keys, bytes(shape.key_dim)}, {ready.values, bytes(shape.value_dim)}};
+  const Accuracy& accuracy = *known->accuracy;
+  const double pairs = known->pairs * accuracy.kept.value_or(1);
+  const double flops = ready.flops.value_or(pairs * 2 * double(shape.key_dim + shape.value_dim));
+  const double read_bytes = ready.bytes.value_or(shape.kv_bytes());
+  const std::vector<Bytes> areas = read_areas(shape, ready);
   double peak = 0, bandwidth = 0;
   const auto measure_limits = [&] {
     peak += 0.5 * (shape.type == "f64" ? arithmetic_rate<double>(*ready.pool, limit_seconds)
@@ -130,18 +144,16 @@ void Bench::sample(benchmark::State& state) const {
   const double median = times.median();
   state.SetIterationTime(median);
 
-  const double flops = known->pairs * 2 * double(shape.key_dim + shape.value_dim);
-  const Accuracy& accuracy = *known->accuracy;
   auto& counters = state.counters;
   counters["tokens"] = benchmark::Counter(double(shape.batch * shape.queries), benchmark::Counter::kIsRate);
   counters["flops"] = benchmark::Counter(flops, benchmark::Counter::kIsRate);
-  counters["visited"] = shape.all_pairs() > 0 ? known->pairs / shape.all_pairs() : 1;
+  counters["visited"] = shape.all_pairs() > 0 ? pairs / shape.all_pairs() : 1;
   counters["peak"] = peak;
   counters["peak_share"] = flops / median / peak;
   if (bandwidth > 0) {
-    counters["bytes"] = benchmark::Counter(kv_bytes, benchmark::Counter::kIsRate);
+    counters["bytes"] = benchmark::Counter(read_bytes, benchmark::Counter::kIsRate);
     counters["bandwidth"] = bandwidth;
-    counters["bandwidth_share"] = kv_bytes / median / bandwidth;
+    counters["bandwidth_share"] = read_bytes / median / bandwidth;
   }
   counters["calls"] = double(times.calls.size());
   counters["undisturbed"] = times.undisturbed;
@@ -151,6 +163,9 @@ void Bench::sample(benchmark::State& state) const {
   if (accuracy.log_sum_error) counters["log_sum_error"] = *accuracy.log_sum_error;
   if (accuracy.stored_error) counters["stored_error"] = *accuracy.stored_error;
   if (accuracy.stored_log_sum_error) counters["stored_log_sum_error"] = *accuracy.stored_log_sum_error;
+  if (accuracy.dense_error) counters["dense_error"] = *accuracy.dense_error;
+  if (accuracy.kept) counters["kept"] = *accuracy.kept;
+  if (accuracy.mass) counters["mass"] = *accuracy.mass;
   state.SetLabel(shape.table);
 }
 
@@ -171,10 +186,55 @@ void register_limit(const std::string& name, const Selection& selection, const s
       ->UseManualTime();
 }
 
+constexpr const char* dense = "dense/scaled_dot_product";
+
+// A method at a shape, its threads included.
+struct Chosen {
+  const Registered* method;
+  Shape shape;
+};
+
+std::vector<Shape> shapes_of(const Registered& method, const Selection& selection) {
+  std::vector<Shape> shapes;
+  if (selection.instead.empty()) {
+    std::copy_if(method.shapes.begin(), method.shapes.end(), std::back_inserter(shapes),
+                 [&](const Shape& s) { return s.quick || !selection.quick; });
+  } else {
+    std::copy_if(selection.instead.begin(), selection.instead.end(), std::back_inserter(shapes), [&](const Shape& s) {
+      return std::any_of(method.shapes.begin(), method.shapes.end(),
+                         [&](const Shape& own) { return own.pattern.label == s.pattern.label && own.type == s.type; });
+    });
+  }
+  return shapes;
+}
+
+// Growth is about one thread, and a quick run has no time for more of anything but dense attention.
+bool several_threads(const Registered& method, const Shape& shape, const Selection& selection) {
+  if (shape.table == "growth") return false;
+  return !selection.quick || method.name.starts_with("dense/") || shape.table == "user";
+}
+
+// Every method has dense attention on the same numbers beside it, whatever the filter says: full for one that hides
+// keys in its own way.
+void add_dense_beside(std::vector<Chosen>& benches) {
+  std::set<std::string> there;
+  for (const Chosen& bench : benches) {
+    if (bench.method->name == dense) there.insert(bench.shape.name());
+  }
+  for (std::size_t i = 0, own = benches.size(); i < own; ++i) {
+    if (benches[i].method->name.starts_with("dense/")) continue;
+    Shape shape = benches[i].shape;
+    if (shape.pattern.label != "causal") shape.pattern = full();
+    const auto method = std::find_if(methods().begin(), methods().end(),
+                                     [&](const Registered& m) { return m.name == dense && m.type == shape.type; });
+    if (method != methods().end() && there.insert(shape.name()).second) benches.push_back({&*method, shape});
+  }
+}
+
 }  // namespace
 
 bool add_prepared(const std::string& name, const std::string& type, const std::vector<Shape>& shapes, Prepare prepare) {
-  Method method{name, type, {}, std::move(prepare)};
+  Registered method{name, type, {}, std::move(prepare)};
   std::copy_if(shapes.begin(), shapes.end(), std::back_inserter(method.shapes),
                [&](const Shape& s) { return s.type == type; });
   methods().push_back(std::move(method));
@@ -204,35 +264,35 @@ Index register_selected(const Selection& selection) {
     });
   }
 
-  std::sort(methods().begin(), methods().end(), [](const Method& a, const Method& b) { return a.name < b.name; });
-  for (const Method& method : methods()) {
-    std::vector<Shape> shapes = method.shapes;
-    if (!selection.instead.empty()) {
-      const auto known = [&](const Shape& s) {
-        return std::any_of(method.shapes.begin(), method.shapes.end(), [&](const Shape& own) {
-          return own.pattern.label == s.pattern.label && own.type == s.type;
-        });
-      };
-      shapes.clear();
-      std::copy_if(selection.instead.begin(), selection.instead.end(), std::back_inserter(shapes), known);
-    }
-    for (Shape& shape : shapes) {
-      if (selection.quick && !shape.quick) continue;
-      for (const Index threads : selection.threads) {
-        shape.threads = threads;
-        Bench bench{method.name + "/" + shape.name(), shape, method.prepare, selection.sample_seconds};
-        if (!chosen(bench.name)) continue;
-        benchmark::RegisterBenchmark(bench.name.c_str(), bench)
-            ->Iterations(1)
-            ->Repetitions(selection.repetitions)
-            ->UseManualTime()
-            ->Unit(benchmark::kMillisecond);
-        ++count;
+  std::stable_sort(methods().begin(), methods().end(),
+                   [](const Registered& a, const Registered& b) { return a.name < b.name; });
+  std::vector<Chosen> benches;
+  for (const Registered& method : methods()) {
+    for (Shape& shape : shapes_of(method, selection)) {
+      const std::size_t most = several_threads(method, shape, selection) ? selection.threads.size() : 1;
+      for (std::size_t t = 0; t < std::min(most, selection.threads.size()); ++t) {
+        shape.threads = selection.threads[t];
+        if (chosen(method.name + "/" + shape.name())) benches.push_back({&method, shape});
       }
     }
   }
-  progress().expect(count * selection.repetitions);
-  return count * selection.repetitions;
+  add_dense_beside(benches);
+
+  Index samples = count * selection.repetitions;
+  for (const auto& [method, shape] : benches) {
+    // One sample of what takes so long; it is its own repetition.
+    const int repetitions =
+        method->name == dense && shape.flops() > 4e11 * double(shape.threads) ? 1 : selection.repetitions;
+    Bench bench{method->name + "/" + shape.name(), shape, method->prepare, selection.sample_seconds};
+    benchmark::RegisterBenchmark(bench.name.c_str(), bench)
+        ->Iterations(1)
+        ->Repetitions(repetitions)
+        ->UseManualTime()
+        ->Unit(benchmark::kMillisecond);
+    samples += repetitions;
+  }
+  progress().expect(samples);
+  return samples;
 }
 
 const std::vector<std::string>& failures() { return failed(); }

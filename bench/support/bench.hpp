@@ -6,8 +6,12 @@
 //       });
 //
 // Each shape runs with one and with two threads and is timed, held against the machine's limits measured just before
-// and after, and checked on a sample of rows. The lambda also gets outputs with a log-sum; a functor that takes tensors
-// only is checked without. add<float, double> for methods whose shapes include f64.
+// and after, and checked on a sample of rows against softmax over the keys that the shape's pattern shows. The lambda
+// also gets outputs with a log-sum; a functor that takes tensors only is checked without. add<float, double> for
+// methods whose shapes include f64.
+//
+// A method that approximates dense attention is handed over as bench::method(call) with what it keeps or its own
+// definition; see method.hpp. Dense attention at the same shapes runs beside every method.
 #pragma once
 
 #include <benchmark/benchmark.h>
@@ -26,66 +30,28 @@
 #include <fovea/core/problem.hpp>
 #include <fovea/exec/pool.hpp>
 
+#include "accuracy.hpp"
 #include "input.hpp"
+#include "method.hpp"
 #include "reference.hpp"
 
 namespace bench {
 
-// How far the timed output is from the truth.
-struct Accuracy {
-  double error = 0;                            // sampled rows against double
-  double naive_error = 0;                      // the same rows by a plain loop in the bench's type
-  std::optional<double> log_sum_error;         // the same rows
-  std::optional<double> stored_error;          // every row against the stored output
-  std::optional<double> stored_log_sum_error;  // every row against the stored log-sums
-};
-
 // A problem that is ready to run. Everything here is set up once and used by all repetitions.
 struct Prepared {
   std::function<void()> call;
-  std::function<Accuracy()> check;          // of the output that `call` left
-  std::shared_ptr<fovea::exec::Pool> pool;  // its threads
+  std::function<Accuracy()> check;                // of the output that `call` left
+  std::shared_ptr<const fovea::exec::Pool> pool;  // its threads
   const void* keys = nullptr;
   const void* values = nullptr;
+  std::optional<double> flops = {};  // operations, where the kept pairs do not give them
+  std::optional<double> bytes = {};  // memory that has to be read, where it is not K and V
 };
 
 using Prepare = std::function<Prepared(const Shape&)>;
 
 // Remembers a method; `type` is that of the shapes which `prepare` takes.
 bool add_prepared(const std::string& name, const std::string& type, const std::vector<Shape>& shapes, Prepare prepare);
-
-template <class T>
-Accuracy accuracy(const Input<T>& in, const Tensor<T>& out, const LogSums<T>* log_sum) {
-  Accuracy result;
-  RelativeError error, naive, log_sums;
-  using Exact = std::conditional_t<std::is_same_v<T, float>, double, long double>;
-  std::vector<Exact> exact(std::size_t(in.shape.value_dim));
-  std::vector<T> plain(std::size_t(in.shape.value_dim));
-  for (const Row& row : sample_rows(in.shape, 64)) {
-    const double wanted = double(plain_row(in, row, exact.data()));
-    plain_row(in, row, plain.data());
-    for (Index c = 0; c < in.shape.value_dim; ++c) {
-      error.add(double(out(row.batch, row.head, row.query, c)), double(exact[std::size_t(c)]));
-      naive.add(double(plain[std::size_t(c)]), double(exact[std::size_t(c)]));
-    }
-    if (log_sum) log_sums.add(double((*log_sum)(row.batch, row.head, row.query)), wanted);
-  }
-  result.error = error.value();
-  result.naive_error = naive.value();
-  if (log_sum) result.log_sum_error = log_sums.value();
-  if (in.expected.size() > 0) {
-    RelativeError all;
-    for (Index i = 0; i < out.size(); ++i) all.add(double(out.data()[i]), double(in.expected.data()[i]));
-    result.stored_error = all.value();
-  }
-  if (log_sum && in.expected_log_sum.size() > 0) {
-    RelativeError all;
-    for (Index i = 0; i < log_sum->size(); ++i)
-      all.add(double(log_sum->data()[i]), double(in.expected_log_sum.data()[i]));
-    result.stored_log_sum_error = all.value();
-  }
-  return result;
-}
 
 template <class T, class Call>
 Prepared prepare(const Shape& shape, const Call& call) {
@@ -111,6 +77,28 @@ Prepared prepare(const Shape& shape, const Call& call) {
   ready.pool = pool;
   ready.keys = in->k.data();
   ready.values = in->v.data();
+  return ready;
+}
+
+template <class T, class Call, class... Others>
+Prepared prepare(const Shape& shape, const Method<Call, Others...>& method) {
+  using M = Method<Call, Others...>;
+  static_assert(M::selects || M::by_row || M::by_head, "a method needs keeps, row_reference or head_reference");
+  using Pool = fovea::exec::Pool;
+  using State = decltype(method.start(std::declval<const Input<T>&>(), std::declval<const Pool&>()));
+  const auto in = std::make_shared<const Input<T>>(make_input<T>(shape));
+  const auto out = std::make_shared<Tensor<T>>(shape.batch, shape.heads, shape.queries, shape.value_dim);
+  const auto pool = std::make_shared<const Pool>(shape.threads);
+  const auto made = std::make_shared<const State>(method.start(*in, *pool));
+  const auto state = std::make_shared<State>(*made);
+  Prepared ready;
+  ready.call = [=] { method.run(*in, *state, *out, *pool); };
+  ready.check = [=] { return method_accuracy(*in, *made, *out, method, *pool); };
+  ready.pool = pool;
+  ready.keys = in->k.data();
+  ready.values = in->v.data();
+  if (method.own_flops) ready.flops = method.own_flops(shape);
+  if (method.own_bytes) ready.bytes = method.own_bytes(shape);
   return ready;
 }
 

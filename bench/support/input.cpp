@@ -15,6 +15,8 @@
 #include <xtensor/xnpy.hpp>
 #endif
 
+#include "synthetic.hpp"
+
 namespace bench {
 namespace {
 
@@ -92,41 +94,74 @@ Tensor<T> read_tensor(const std::string& path, const std::array<Index, 4>& wante
 }
 
 template <class T>
-struct Random {
-  unsigned seed = 0;
-  std::array<Index, 4> extents = {};
-  std::shared_ptr<const Tensor<T>> tensor;
-};
+using Three = std::array<std::shared_ptr<const Tensor<T>>, 3>;
 
-// Standard normal numbers. The last ones are kept, because the benches of one shape come back to them in any order.
-template <class T>
-std::shared_ptr<const Tensor<T>> gaussian(unsigned seed, const std::array<Index, 4>& extents) {
-  static std::list<Random<T>> kept;
+// The last tensors are kept, because the benches of one shape come back to them in any order.
+template <class T, class Make>
+std::shared_ptr<const Tensor<T>> kept(const std::string& name, const Make& make) {
+  struct Named {
+    std::string name;
+    std::shared_ptr<const Tensor<T>> tensor;
+  };
+  static std::list<Named> all;
   constexpr std::size_t most_bytes = std::size_t{1} << 30;
-  const auto found =
-      std::find_if(kept.begin(), kept.end(), [&](const auto& r) { return r.seed == seed && r.extents == extents; });
-  if (found != kept.end()) {
-    kept.splice(kept.begin(), kept, found);
-    return kept.front().tensor;
+  const auto found = std::find_if(all.begin(), all.end(), [&](const Named& n) { return n.name == name; });
+  if (found != all.end()) {
+    all.splice(all.begin(), all, found);
+    return all.front().tensor;
   }
-  auto tensor = std::make_shared<Tensor<T>>(extents);
-  std::mt19937_64 engine(seed);
-  std::normal_distribution<T> normal;
-  std::generate_n(tensor->data(), tensor->size(), [&] { return normal(engine); });
-  kept.push_front({seed, extents, tensor});
+  const auto tensor = make();
+  all.push_front({name, tensor});
   std::size_t bytes = 0;
-  kept.remove_if([&](const auto& r) { return (bytes += std::size_t(r.tensor->size()) * sizeof(T)) > most_bytes; });
+  all.remove_if([&](const Named& n) { return (bytes += std::size_t(n.tensor->size()) * sizeof(T)) > most_bytes; });
   return tensor;
 }
 
+std::string extents_text(const std::array<Index, 4>& extents) {
+  std::string text;
+  for (const Index extent : extents) text += " " + std::to_string(extent);
+  return text;
+}
+
 template <class T>
-std::shared_ptr<const Tensor<T>> shared(Tensor<T> tensor) {
-  return std::make_shared<const Tensor<T>>(std::move(tensor));
+std::shared_ptr<const Tensor<T>> from_file(const std::string& path, const std::array<Index, 4>& wanted) {
+  return kept<T>(path + extents_text(wanted),
+                 [&] { return std::make_shared<const Tensor<T>>(read_tensor<T>(path, wanted)); });
+}
+
+template <class T>
+Three<T> from_synthetic(const Shape& shape) {
+  const auto name = [&](const char* what) {
+    return shape.data + extents_text({shape.batch, shape.heads, shape.kv_heads, shape.queries}) +
+           extents_text({shape.keys, shape.key_dim, shape.value_dim, 0}) + what;
+  };
+  std::shared_ptr<const Synthetic> made;
+  const auto one = [&](const char* what, const auto member) {
+    return kept<T>(name(what), [&] {
+      if (!made) made = std::make_shared<const Synthetic>(synthetic(shape));
+      return std::make_shared<const Tensor<T>>((*made.*member).template cast<T>());
+    });
+  };
+  return {one("q", &Synthetic::q), one("k", &Synthetic::k), one("v", &Synthetic::v)};
 }
 
 }  // namespace
 
 void set_data_folder(const std::string& folder) { data_folder() = folder; }
+
+template <class T>
+std::shared_ptr<const Tensor<T>> gaussian(unsigned seed, const std::array<Index, 4>& extents) {
+  return kept<T>("gaussian " + std::to_string(seed) + extents_text(extents), [&] {
+    auto tensor = std::make_shared<Tensor<T>>(extents);
+    std::mt19937_64 engine(seed);
+    std::normal_distribution<T> normal;
+    std::generate_n(tensor->data(), tensor->size(), [&] { return normal(engine); });
+    return std::shared_ptr<const Tensor<T>>(tensor);
+  });
+}
+
+template std::shared_ptr<const Tensor<float>> gaussian(unsigned, const std::array<Index, 4>&);
+template std::shared_ptr<const Tensor<double>> gaussian(unsigned, const std::array<Index, 4>&);
 
 template <class T>
 Input<T> make_input(const Shape& s) {
@@ -136,12 +171,14 @@ Input<T> make_input(const Shape& s) {
   if (s.data.empty()) return {s, gaussian<T>(1, q), gaussian<T>(2, k), gaussian<T>(3, v)};
   if (s.data == "user") {
     const auto& files = user_files();
-    return {s, shared(read_tensor<T>(files[0], q)), shared(read_tensor<T>(files[1], k)),
-            shared(read_tensor<T>(files[2], v))};
+    return {s, from_file<T>(files[0], q), from_file<T>(files[1], k), from_file<T>(files[2], v)};
+  }
+  if (is_synthetic(s.data)) {
+    const auto [q_data, k_data, v_data] = from_synthetic<T>(s);
+    return {s, q_data, k_data, v_data};
   }
   const std::string stem = data_folder() + "/" + s.data + "_";
-  Input<T> input{s, shared(read_tensor<T>(stem + "q.npy", q)), shared(read_tensor<T>(stem + "k.npy", k)),
-                 shared(read_tensor<T>(stem + "v.npy", v))};
+  Input<T> input{s, from_file<T>(stem + "q.npy", q), from_file<T>(stem + "k.npy", k), from_file<T>(stem + "v.npy", v)};
   if (!s.pattern.sees && std::filesystem::exists(stem + "o.npy")) input.expected = read_tensor<T>(stem + "o.npy", out);
   if (!s.pattern.sees && std::filesystem::exists(stem + "lse.npy")) {
     const Array array = read(stem + "lse.npy");

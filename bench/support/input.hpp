@@ -1,4 +1,5 @@
-// What a bench is run on: Gaussian numbers from fixed seeds, or tensors of trained models read from NPY files.
+// What a bench is run on: Gaussian numbers from fixed seeds, structured ones (synthetic.hpp), or tensors of trained
+// models read from NPY files.
 #pragma once
 
 #include <array>
@@ -15,7 +16,7 @@ using Tensor = Eigen::Tensor<T, 4, Eigen::RowMajor>;  // [batch, heads, length, 
 template <class T>
 using LogSums = Eigen::Tensor<T, 3, Eigen::RowMajor>;  // [batch, heads, length]
 
-// Shared by the benches of one shape; the random ones are kept between them.
+// Shared by the benches of one shape and kept between them.
 template <class T>
 struct Input {
   const Shape& shape;
@@ -29,6 +30,10 @@ struct Input {
 
 template <class T>
 Input<T> make_input(const Shape& shape);
+
+// Standard normal numbers, for what a method takes beside q, k and v. Seeds 1 to 3 are those of q, k and v.
+template <class T>
+std::shared_ptr<const Tensor<T>> gaussian(unsigned seed, const std::array<Index, 4>& extents);
 
 // Where the stored tensors <stem>_{q,k,v,o,lse}.npy are.
 void set_data_folder(const std::string& folder);

@@ -1,5 +1,6 @@
 #include "shapes.hpp"
 
+#include <algorithm>
 #include <cstddef>
 #include <utility>
 
@@ -33,7 +34,9 @@ void append(std::vector<Shape>& to, const std::vector<Shape>& more) { to.insert(
 Pattern full() { return {}; }
 
 Pattern causal(Index queries, Index keys) {
-  return {.label = "causal", .sees = [offset = keys - queries](Index i, Index j) { return j <= i + offset; }};
+  return {.label = "causal",
+          .sees = [offset = keys - queries](Index i, Index j) { return j <= i + offset; },
+          .count = [=](Index i) { return std::clamp<Index>(i + keys - queries + 1, 0, keys); }};
 }
 
 Pattern window(Index queries, Index keys, Index width) {
@@ -75,11 +78,18 @@ std::string Shape::name() const {
 
 double Shape::pairs() const {
   if (!pattern.sees) return all_pairs();
-  double kept = 0;
-  for (Index i = 0; i < queries; ++i) {
-    for (Index j = 0; j < keys; ++j) kept += pattern.sees(i, j) ? 1 : 0;
+  const Index same = pattern.sees.by_head() ? 1 : batch * heads;  // heads that one is counted for
+  Index kept = 0;
+  for (Index head = 0; head < batch * heads / same; ++head) {
+    for (Index i = 0; i < queries; ++i) {
+      if (pattern.count) {
+        kept += pattern.count(i);
+      } else {
+        for (Index j = 0; j < keys; ++j) kept += pattern.sees({head / heads, head % heads, i}, j) ? 1 : 0;
+      }
+    }
   }
-  return kept * double(batch) * double(heads);
+  return double(kept) * double(same);
 }
 
 double Shape::kv_bytes() const {
@@ -131,6 +141,27 @@ std::vector<Shape> mask_shapes() {
   for (const Pattern& pattern :
        {full(), window(n, n, 256), window(n, n, 1024), document(borders), document(borders, true)}) {
     shapes.push_back(shape("mask", pattern, 1, 8, 8, n, n, 64, pattern.label != "window_1024"));
+  }
+  return shapes;
+}
+
+std::vector<Shape> approximate_shapes(bool causal) {
+  std::vector<Shape> shapes = real_shapes();
+  for (Shape& s : shapes) s.quick = s.data == "use_l0_4k" || s.data == "ocr_b2";
+  for (const char* kind : {"needles", "vertical_slash", "clusters", "grid"}) {
+    shapes.push_back(shape("synthetic", full(), 1, 4, 4, 4096, 4096, 64));
+    shapes.back().data = kind;
+  }
+  if (causal) {
+    for (Shape& s : shapes) s.pattern = bench::causal(s.queries, s.keys);
+  }
+  return shapes;
+}
+
+std::vector<Shape> growth_shapes(bool causal) {
+  std::vector<Shape> shapes;
+  for (Index n = 1024; n <= 65536; n *= 2) {
+    shapes.push_back(shape("growth", causal ? bench::causal(n, n) : full(), 1, 2, 2, n, n, 64));
   }
   return shapes;
 }
