@@ -63,8 +63,8 @@ struct KeyLists {
       Index last = -1;
       for (Index n = begin[std::size_t(i)]; n < begin[std::size_t(i) + 1]; ++n) {
         const Index key = keys[std::size_t(n)];
+        check(key >= 0 && key < shape.keys, where, "a key must lie among the ", shape.keys, " keys, got ", key);
         check(key > last, where, "the keys of a list must ascend and none stand twice, got ", key, " after ", last);
-        check(key < shape.keys, where, "a key must lie among the ", shape.keys, " keys, got ", key);
         last = key;
       }
     }
