@@ -51,20 +51,22 @@ void with_linear_recipe(const char* where, const Q& q, const K& k, const V& v, O
   using T = std::remove_pointer_t<decltype(problem.out.data)>;
   auto* const memory = state::kernelised<T, exponential>(out);
   const auto rule = options.normalizer;
-  if (rule == LinearNormalizer::k_norm) {
-    check(!exponential, where, "k_norm divides by sums that an exponential map knows up to a factor only; ",
-          "feature::softmax is that map");
-    if constexpr (!exponential && !feature::has_signed_features<Phi>()) {
-      return run(problem, memory,
-                 linear(options.scale).feature(feature::normalized(phi, options.epsilon.value_or(1e-4))));
-    }
-    check(false, where, "features that may be negative have no sum to divide by: the normalizer must be none");
-  }
   const double epsilon = options.epsilon.value_or(exponential ? 0 : 1e-6);
   const auto division = rule == LinearNormalizer::sum_eps ? normalizer::sum_eps(epsilon)
                         : rule == LinearNormalizer::clamp ? normalizer::clamp(epsilon)
                                                           : normalizer::none();
-  run(problem, memory, linear(options.scale).feature(phi).normalizer(division));
+  const auto recipe = linear(options.scale).normalizer(division);
+  if constexpr (exponential || feature::has_signed_features<Phi>()) {
+    check(rule != LinearNormalizer::k_norm, where,
+          exponential ? "k_norm divides by sums that an exponential map knows up to a factor only; feature::softmax is "
+                        "the map that it would make"
+                      : "features that may be negative have no sum to divide by: the normalizer must be none");
+    run(problem, memory, recipe.feature(phi));
+  } else {
+    std::optional<double> own;  // one map for all normalizers: the engines are compiled once
+    if (rule == LinearNormalizer::k_norm) own = options.epsilon.value_or(1e-4);
+    run(problem, memory, recipe.feature(feature::normalized(phi, own)));
+  }
 }
 
 }  // namespace detail
