@@ -49,7 +49,8 @@ const auto sinks =
           for (Index c = 0; c < in.shape.value_dim; ++c) {
             out[c] += share * (Real(extra.value(row.head, c)) - out[c]);
           }
-        });
+        })
+        .own_definition();
 
 const bool added = bench::add("sink/sink_key_value", shapes(), sinks) &&
                    bench::add("sink/sink_key_value", bench::real_shapes(), sinks);

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <list>
+#include <memory>
 #include <optional>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "input.hpp"
@@ -14,6 +16,7 @@
 namespace bench {
 
 struct Accuracy {
+  bool own = false;                            // the definition is the method's own, or over the keys that it kept
   double error = 0;                            // sampled rows against the definition in double
   double naive_error = 0;                      // the same rows by a plain loop in the bench's type
   std::optional<double> log_sum_error;         // the same rows

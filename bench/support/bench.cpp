@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <regex>
 #include <set>
 
@@ -36,7 +37,17 @@ std::vector<std::string>& failed() {
 // A line on the standard error that says how far we are: rewritten in place on a terminal, every ten seconds elsewhere.
 class Progress {
  public:
-  void expect(Index samples) { expected_ += samples; }
+  void expect(Index samples, double budget_seconds) {
+    expected_ += samples;
+    budget_ = budget_seconds;
+    started_ = Clock::now();
+  }
+
+  // How long the next sample may take, if those after it take as long.
+  double allowed() const {
+    return budget_ > 0 ? (budget_ - since(started_)) / double(std::max<Index>(1, expected_ - done_))
+                       : std::numeric_limits<double>::infinity();
+  }
 
   void done(const std::string& name) {
     ++done_;
@@ -53,8 +64,9 @@ class Progress {
 
  private:
   Index expected_ = 0, done_ = 0;
+  double budget_ = 0;
   bool shown_ = false;
-  Clock::time_point first_, last_shown_;
+  Clock::time_point started_ = Clock::now(), first_, last_shown_;
 };
 
 Progress& progress() {
@@ -110,16 +122,17 @@ std::vector<Bytes> read_areas(const Shape& shape, const Prepared& ready) {
 }
 
 void Bench::sample(benchmark::State& state) const {
-  constexpr double limit_seconds = 0.03;
+  const double seconds = std::clamp(0.4 * progress().allowed(), 0.1 * sample_seconds, sample_seconds);
+  const double limit_seconds = 0.2 * seconds;
   const Prepared ready = prepare(shape);
   const auto started = Clock::now();
   ready.call();
-  if (since(started) < sample_seconds) ready.call();
+  if (since(started) < seconds) ready.call();
   if (!known->accuracy) {
     known->pairs = shape.pairs();
     known->accuracy = ready.check();
     double tolerance = shape.type == "f64" ? 1e-9 : 1e-4;
-    if (known->accuracy->dense_error) tolerance = std::max(tolerance, 10 * known->accuracy->naive_error);
+    if (known->accuracy->own) tolerance = std::max(tolerance, 10 * known->accuracy->naive_error);
     if (!(known->accuracy->error <= tolerance)) {
       throw std::runtime_error("wrong result: relative error " + std::to_string(known->accuracy->error));
     }
@@ -138,7 +151,7 @@ void Bench::sample(benchmark::State& state) const {
   };
 
   measure_limits();
-  const Times times = time_calls(ready.call, sample_seconds);
+  const Times times = time_calls(ready.call, seconds);
   measure_limits();
 
   const double median = times.median();
@@ -278,11 +291,14 @@ Index register_selected(const Selection& selection) {
   }
   add_dense_beside(benches);
 
+  const auto repetitions_of = [&](const Chosen& bench) {
+    // Where one call takes so long, one sample is enough; all but dense attention gets fewer.
+    if (bench.method->name == dense && bench.shape.flops() > 4e11 * double(bench.shape.threads)) return 1;
+    return bench.method->name.starts_with("dense/") ? selection.repetitions : std::min(selection.repetitions, 3);
+  };
   Index samples = count * selection.repetitions;
   for (const auto& [method, shape] : benches) {
-    // One sample of what takes so long; it is its own repetition.
-    const int repetitions =
-        method->name == dense && shape.flops() > 4e11 * double(shape.threads) ? 1 : selection.repetitions;
+    const int repetitions = repetitions_of({method, shape});
     Bench bench{method->name + "/" + shape.name(), shape, method->prepare, selection.sample_seconds};
     benchmark::RegisterBenchmark(bench.name.c_str(), bench)
         ->Iterations(1)
@@ -291,7 +307,7 @@ Index register_selected(const Selection& selection) {
         ->Unit(benchmark::kMillisecond);
     samples += repetitions;
   }
-  progress().expect(samples);
+  progress().expect(samples, selection.budget_seconds);
   return samples;
 }
 

@@ -122,7 +122,8 @@ struct Selection {
   std::vector<Index> threads = {1, 2};
   std::vector<Shape> instead;   // these shapes for every method that has a shape with the same pattern and type
   double sample_seconds = 0.1;  // length of one timed sample
-  int repetitions = 5;
+  int repetitions = 5;          // of dense attention; three at most of others
+  double budget_seconds = 0;    // samples become shorter when the run would take longer; 0: they do not
 };
 
 // Hands the chosen benches to Google Benchmark; returns how many samples will be taken.

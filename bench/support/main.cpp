@@ -28,6 +28,7 @@ constexpr const char* help = R"(fovea_bench [options] [Google Benchmark's option
   --data=FOLDER       where the stored tensors are
   --sample=SECONDS    length of one timed sample
   --repetitions=N     samples of each bench
+  --budget=SECONDS    shorter samples when the run would take longer than this
 )";
 
 std::vector<std::string> split(const std::string& text) {
@@ -59,6 +60,8 @@ bench::Selection parse(int& argc, char** argv) {
       selection.sample_seconds = std::stod(value);
     } else if (key == "--repetitions") {
       selection.repetitions = std::stoi(value);
+    } else if (key == "--budget") {
+      selection.budget_seconds = std::stod(value);
     } else if (key == "--input") {
       const auto files = split(value);
       if (files.size() != 3) throw std::runtime_error("--input takes three files, q,k,v");

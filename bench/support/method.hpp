@@ -12,6 +12,7 @@
 //                                      what cannot be had row by row. Long problems are checked on their first tokens
 //       .flops(f)                      f(shape): operations, where they are not 2 (D + E) for each kept pair
 //       .bytes(f)                      f(shape): memory that has to be read, where it is not K and V
+//       .own_definition()              does not mean to approximate dense attention: its distance is not reported
 //
 // A method has keeps, or a reference, or both. Queries see what the pattern of the shape shows and of that what the
 // method keeps; the pattern alone is what dense attention beside it does.
@@ -69,6 +70,7 @@ struct Method {
   RowReference own_row;
   HeadReference own_head;
   std::function<double(const Shape&)> own_flops, own_bytes;
+  bool approximates = true;
 
   static constexpr bool has_state = !std::is_same_v<State, Nothing>;
   static constexpr bool selects = !std::is_same_v<Keeps, Nothing>;
@@ -77,19 +79,19 @@ struct Method {
 
   template <class F>
   Method<Call, F, Keeps, RowReference, HeadReference> state(F f) const {
-    return {call, std::move(f), make_kept, own_row, own_head, own_flops, own_bytes};
+    return {call, std::move(f), make_kept, own_row, own_head, own_flops, own_bytes, approximates};
   }
   template <class F>
   Method<Call, State, F, RowReference, HeadReference> keeps(F f) const {
-    return {call, make_state, std::move(f), own_row, own_head, own_flops, own_bytes};
+    return {call, make_state, std::move(f), own_row, own_head, own_flops, own_bytes, approximates};
   }
   template <class F>
   Method<Call, State, Keeps, F, HeadReference> row_reference(F f) const {
-    return {call, make_state, make_kept, std::move(f), own_head, own_flops, own_bytes};
+    return {call, make_state, make_kept, std::move(f), own_head, own_flops, own_bytes, approximates};
   }
   template <class F>
   Method<Call, State, Keeps, RowReference, F> head_reference(F f) const {
-    return {call, make_state, make_kept, own_row, std::move(f), own_flops, own_bytes};
+    return {call, make_state, make_kept, own_row, std::move(f), own_flops, own_bytes, approximates};
   }
   Method flops(std::function<double(const Shape&)> f) const {
     Method changed = *this;
@@ -99,6 +101,12 @@ struct Method {
   Method bytes(std::function<double(const Shape&)> f) const {
     Method changed = *this;
     changed.own_bytes = std::move(f);
+    return changed;
+  }
+
+  Method own_definition() const {
+    Method changed = *this;
+    changed.approximates = false;
     return changed;
   }
 
@@ -148,7 +156,7 @@ struct Method {
 
 template <class Call>
 Method<Call> method(Call call) {
-  return {std::move(call), {}, {}, {}, {}, {}, {}};
+  return {std::move(call), {}, {}, {}, {}, {}, {}, true};
 }
 
 // The pairs that a method keeps over those that the pattern shows, on rows from all over the problem.
@@ -231,9 +239,7 @@ void compare_with_dense(Accuracy& result, const Input<T>& in, const Tensor<T>& o
     for (std::size_t j = 0; j < seen.size(); ++j) mass += seen[j] ? double(dense->weights[r][j]) : 0;
   }
   result.dense_error = error.value();
-  if (!kept) return;
-  result.mass = mass / double(dense->rows.size());
-  result.kept = kept_share(in.shape, *kept);
+  if (kept) result.mass = mass / double(dense->rows.size());
 }
 
 // The first tokens of a problem, where a plain loop over whole heads would take too long; else nothing.
@@ -279,9 +285,11 @@ Accuracy method_accuracy(const Input<T>& in, const State& made, const Tensor<T>&
     return {};
   };
   Accuracy result;
+  result.own = true;
   const Tensor<T> out = M::has_state ? run(in, made) : timed;
   const auto kept = select(in, made);
-  compare_with_dense(result, in, out, kept);
+  if (method.approximates) compare_with_dense(result, in, out, kept);
+  if (kept) result.kept = kept_share(in.shape, *kept);
   const std::optional<Shape> first = M::by_head ? shortened(in.shape) : std::nullopt;
   if (first) {
     const Input<T> few = first_tokens(in, *first);
