@@ -141,7 +141,7 @@ class ByKeyBlock {
   void attend_whole(Index batch, Index head, Span keys, Index count, const Scratch& s) const {
     const Index dim = problem_.q.dim;
     for (Index r = 0; r < count; ++r) simd::copy(s.q + r * dim, problem_.q.row(batch, head, s.rows[r]), dim);
-    attend(part(batch, head, {s.q, 1, 1, count, dim, 0, 0, dim}, keys, s), softmax_);
+    attend_part(part(batch, head, {s.q, 1, 1, count, dim, 0, 0, dim}, keys, s), mask::Everything{});
   }
 
   // A range of queries whose positions lie in the block.
@@ -154,7 +154,7 @@ class ByKeyBlock {
                           0,
                           0,
                           problem_.q.length_stride};
-    attend(part(batch, head, q, {keys.first, *position_ + queries.last}, s), softmax_.mask(mask::causal()));
+    attend_part(part(batch, head, q, {keys.first, *position_ + queries.last}, s), mask::causal());
   }
 
   Problem<T> part(Index batch, Index head, const View<const T>& q, Span keys, const Scratch& s) const {
@@ -170,6 +170,18 @@ class ByKeyBlock {
             {s.log_sum, 1, 1, q.length, 1, 0, 0, 1},
             1,
             problem_.where};
+  }
+
+  // By tiles however few the queries are: their results must not depend on how many were gathered.
+  template <class Mask>
+  void attend_part(const Problem<T>& part, const Mask& mask) const {
+    using Source = kv::Contiguous<T>;
+    const auto bound = mask.bind(part.where, part.shape());
+    const auto scores = softmax_.scores.template bind<T>(part.where, part.shape());
+    const Source source{part.k, part.v};
+    const Pass<T, Source, std::remove_const_t<decltype(bound)>, std::remove_const_t<decltype(scores)>> pass(
+        part, source, softmax_.normalizer, bound, scores, false);
+    OverTiles(pass, 1).run(exec::Serial());
   }
 
   // Adds the results of a gathering to those of its queries. They stand at their place among the gathered, or behind
