@@ -1,38 +1,30 @@
 """The page that shows the results in a browser: one file, pictures and all."""
 
 import html
-import io
 import pathlib
 import statistics
 import string
 import sys
 
-from results import BASELINE, build_lines, columns, cpu_name, machine_lines, promises
-
-INK, QUIET, GRID = "#1f2933", "#7b8794", "#e4e7eb"
-OURS, OURS_LIGHT, EIGEN, PEER, LIMIT = "#d9480f", "#f4a261", "#94a3b8", "#2b6cb0", "#2f855a"
-
-
-def picture(figure):
-    """The figure as SVG text, to stand in the page itself."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg", bbox_inches="tight", transparent=True)
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
-
-
-def axes_style(axes):
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(QUIET)
-    axes.tick_params(colors=INK, labelsize=9, length=0)
-    axes.set_axisbelow(True)
-
+from comparison import growth_picture, mass_picture, pareto_picture
+from drawing import EIGEN, GRID, INK, LIMIT, OURS, OURS_LIGHT, PEER, QUIET, axes_style, picture
+from results import (
+    BASELINE,
+    COMPARISONS,
+    DENSE,
+    build_lines,
+    columns,
+    comparison_columns,
+    cpu_name,
+    growth_columns,
+    machine_lines,
+    promises,
+)
 
 def share_picture(plt, results):
     """Bars: how much of the limit that binds each shape is reached."""
-    rows = [row for row in results.ours() if row.share and row.table in ("prefill", "decode", "real", "user")]
+    tables = ("prefill", "decode", "real", "user")
+    rows = [row for row in results.ours() if row.method == DENSE and row.share and row.table in tables]
     if not rows:
         return None
     shapes = list(dict.fromkeys(row.shape for row in rows))
@@ -93,6 +85,7 @@ def length_picture(plt, results):
         row
         for row in results.rows
         if row.table == "prefill"
+        and row.method in (BASELINE, DENSE)
         and row.type == "f32"
         and row.threads == 1
         and row.sizes["N"] == row.sizes["M"]
@@ -161,6 +154,7 @@ def ratio_picture(plt, results):
         row
         for row in results.ours()
         if row.threads == 1
+        and row.method == DENSE
         and row.table in ("prefill", "decode", "small", "real", "user")
         and (results.against_eigen(row) or results.fastest_peer(row))
     ]
@@ -207,23 +201,21 @@ def ratio_picture(plt, results):
 def mask_picture(plt, results):
     """Time against the pairs that are kept, both as a share of dense."""
     points = [
-        (row, results.same_problem(row, pattern="full"))
+        (row, results.dense.get((row.type, "full", *row.problem[2:])))
         for row in results.ours()
-        if row.table == "mask" and row.threads == 1
+        if row.table == "mask" and row.threads == 1 and row.visited < 1 and row.method != DENSE
     ]
     points = [(row, dense) for row, dense in points if dense]
     if len(points) < 2:
         return None
-    figure, axes = plt.subplots(figsize=(5.2, 3.6))
-    most = max(max(row.visited, row.time / dense.time) for row, dense in points if row is not dense) * 1.25
+    figure, axes = plt.subplots(figsize=(9, 5))
+    most = max(max(row.visited, row.time / dense.time) for row, dense in points) * 1.25
     axes.plot([0, most], [0, most], color=LIMIT, linewidth=1.2, label="time = visited share × dense")
     axes.plot([0, most], [0, 1.15 * most], "--", color=QUIET, linewidth=1, label="15 % more")
     for row, dense in points:
-        if row is dense:
-            continue
         axes.plot(row.visited, row.time / dense.time, "o", color=OURS, markersize=7)
         axes.annotate(
-            row.pattern.replace("_", " "),
+            f"{row.name_in_family} {row.pattern}".replace("_", " "),
             (row.visited, row.time / dense.time),
             xytext=(8, -9),
             textcoords="offset points",
@@ -275,6 +267,20 @@ def pictures(results):
             length_picture,
         ),
         ("Masks", "A mask should cost what it keeps. One thread.", mask_picture),
+        (
+            "Speed against error",
+            "Methods that approximate dense attention, each on the same numbers as dense attention in the same run. Right "
+            "is faster, down is closer; nothing is both faster and closer than what stands on the line. Filled: every "
+            "query sees every key; hollow: causal.",
+            pareto_picture,
+        ),
+        (
+            "Keys kept, and the weight they hold",
+            "Of the pairs that a dense method looks at, the share that a selection keeps; and the softmax weight that "
+            "dense attention gives them. On the diagonal the selection is no better than chance.",
+            mass_picture,
+        ),
+        ("Growth with length", "Two heads, width 64, one thread.", growth_picture),
     ):
         svg = draw(plt, results)
         if svg:
@@ -295,7 +301,7 @@ def html_table(heads, lines, classes=()):
 
 def tiles(results):
     """The numbers somebody wants who reads nothing else: (number, what)."""
-    ours = [row for row in results.ours() if row.threads == 1 and row.type == "f32"]
+    ours = [row for row in results.ours() if row.method == DENSE and row.threads == 1 and row.type == "f32"]
     dense = [
         row
         for row in ours
@@ -320,6 +326,16 @@ def tiles(results):
         yield f"{worst[0]:.2f}x", "largest error, as a multiple of a plain loop's"
 
 
+def tables(results):
+    """(title, (headings, cells)): approximate methods first, then every table of shapes."""
+    for table, inputs in results.comparisons():
+        yield COMPARISONS[table], comparison_columns(results, inputs)
+    if results.growth():
+        yield "Growth with length, one thread", growth_columns(results)
+    for title, rows in results.sections():
+        yield title, columns(results, rows)
+
+
 def page(results, notes):
     """The page's text: page.html with its places filled."""
     text = html.escape
@@ -339,8 +355,6 @@ def page(results, notes):
             for heading, words, svg in pictures(results)
         ),
         promises=html_table(heads, lines, ("ok", "missed")),
-        tables="\n".join(
-            f"<h3>{text(title)}</h3>\n{html_table(*columns(results, rows))}" for title, rows in results.sections()
-        ),
+        tables="\n".join(f"<h3>{text(title)}</h3>\n{html_table(*table)}" for title, table in tables(results)),
         facts="".join(f"<div><span>{text(what)}</span><span>{text(value)}</span></div>" for what, value in facts),
     )

@@ -11,13 +11,26 @@ import argparse
 import pathlib
 
 from page import page
-from results import Results, build_lines, columns, disturbance, machine_lines, promises
+from results import (
+    COMPARISONS,
+    Results,
+    build_lines,
+    columns,
+    comparison_columns,
+    disturbance,
+    growth_columns,
+    machine_lines,
+    promises,
+)
+
+
+NAMES = ("ratio", "shape", "input", "method")  # columns of words
 
 
 def aligned(heads, cells):
     widths = [max(len(line[i]) for line in [heads] + cells) for i in range(len(heads))]
     layout = lambda line: "  ".join(
-        text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths))
+        text.ljust(w) if head in NAMES else text.rjust(w) for head, text, w in zip(heads, line, widths)
     ).rstrip()
     return "\n".join([layout(heads), "  ".join("-" * w for w in widths)] + [layout(line) for line in cells])
 
@@ -27,6 +40,10 @@ def print_tables(results, notes):
         print(f"{key:<28} {value}")
     for title, rows in results.sections():
         print(f"\n{title}\n{aligned(*columns(results, rows))}")
+    for table, inputs in results.comparisons():
+        print(f"\n{COMPARISONS[table]}\n{aligned(*comparison_columns(results, inputs))}")
+    if results.growth():
+        print(f"\nGrowth with length, one thread\n{aligned(*growth_columns(results))}")
     heads, lines = promises(results)
     if lines:
         print(f"\nWhat is promised\n{aligned(heads, lines)}")

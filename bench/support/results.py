@@ -9,13 +9,25 @@ import statistics
 import subprocess
 
 BASELINE = "dense/plain_eigen"
+DENSE = "dense/scaled_dot_product"
 TITLES = {
     "prefill": "Prefill: many queries, bound by arithmetic",
     "decode": "Decode: one query, bound by reading K and V",
     "small": "Small problems, many of them",
     "mask": "Masks at 4096 tokens",
     "real": "Tensors of trained models",
+    "synthetic": "Structured tensors",
+    "approximate": "Others",
     "user": "Your tensors",
+}
+COMPARISONS = {
+    "real": "Approximate methods on real input",
+    "user": "Approximate methods on your tensors",
+    "synthetic": "Approximate methods on structured input",
+    "approximate": "Approximate methods on other shapes",
+    "decode": "Approximate methods at one query",
+    "prefill": "Approximate methods at many queries",
+    "small": "Approximate methods on small problems",
 }
 PEER_TOLERANCE = 1e-4  # a peer further from its double reference than this is not counted
 
@@ -62,6 +74,24 @@ class Row:
     def problem(self):
         """What two methods must share to be compared."""
         return (self.type, self.pattern, self.data, tuple(self.sizes.items()), self.threads)
+
+    @property
+    def family(self):
+        return self.method.partition("/")[0]
+
+    @property
+    def name_in_family(self):
+        return self.method.partition("/")[2]
+
+    @property
+    def compared(self):
+        """Stands among those that are held against dense attention, rather than in the table of its shapes."""
+        return self.dense_error is not None and self.table not in ("mask", "growth")
+
+    @property
+    def input(self):
+        """What a method is run on, without its threads."""
+        return self.problem[:-1]
 
     @property
     def shape(self):
@@ -118,6 +148,7 @@ class Results:
                 self.rows.append((entries[0]["family_index"], Row(name, entries)))
         self.rows = [row for _, row in sorted(self.rows, key=lambda pair: pair[0])]
         self.baseline = {row.problem: row for row in self.rows if row.method == BASELINE}
+        self.dense = {row.problem: row for row in self.rows if row.method == DENSE}
         self.peers = {}
         if peers_file:
             for line in pathlib.Path(peers_file).read_text().splitlines():
@@ -127,18 +158,54 @@ class Results:
                     self.peers.setdefault((case, peer["threads"]), {})[peer["peer"]] = peer
 
     def sections(self):
-        """(title, rows) in the order in which the benches were registered; the baseline only where it is alone."""
+        """(title, rows) of one table of shapes each, without the baseline except where it is alone."""
         shown = [row for row in self.rows if row.method != BASELINE] or self.rows
         groups = {}
         for row in shown:
-            groups.setdefault((row.method, row.table), []).append(row)
-        several = len({method for method, _ in groups}) > 1
+            beside = row.method == DENSE and row.table in ("synthetic", "growth", "approximate")
+            if not row.compared and not beside and row.table != "growth":
+                groups.setdefault(row.table, []).append(row)
         order = list(TITLES)
-        for (method, table), rows in sorted(
-            groups.items(), key=lambda g: (order.index(g[0][1]) if g[0][1] in order else 99, g[0][0])
-        ):
-            title = TITLES.get(table, table)
-            yield (f"{title} · {method}" if several else title), rows
+        for table, rows in sorted(groups.items(), key=lambda g: order.index(g[0]) if g[0] in order else 99):
+            rows.sort(key=lambda row: (row.method != DENSE, row.family, row.method))
+            yield TITLES.get(table, table), rows
+
+    def dense_beside(self, row):
+        """Dense attention on the same numbers: causal beside causal, and full beside any other pattern."""
+        pattern = row.pattern if row.pattern == "causal" else "full"
+        return self.dense.get((row.type, pattern, *row.problem[2:]))
+
+    def over_dense(self, row):
+        """How many times as fast as dense attention."""
+        dense = self.dense_beside(row)
+        return dense.time / row.time if dense else None
+
+    def comparisons(self):
+        """(kind of input, [(dense row or nothing, rows)]) of what is held against dense attention."""
+        groups = {}
+        for row in self.rows:
+            if row.compared:
+                table = row.table if row.table in COMPARISONS else "approximate"
+                groups.setdefault(table, {}).setdefault((*row.input, row.threads), []).append(row)
+        for table in sorted(groups, key=list(COMPARISONS).index):
+            inputs = [
+                (self.dense_beside(rows[0]), sorted(rows, key=lambda row: (row.family, row.method, row.name)))
+                for _, rows in sorted(groups[table].items(), key=lambda g: (g[0][2], g[0][1] != "full", str(g[0])))
+            ]
+            yield table, inputs
+
+    def growth(self):
+        """{(method, pattern): {length: row}} of the shapes that differ in their length alone, dense attention first."""
+        lines = {}
+        for row in self.rows:
+            if row.table == "growth":
+                lines.setdefault((row.method, row.pattern), {})[row.sizes["M"]] = row
+        for (method, pattern), line in list(lines.items()):
+            for length, row in line.items():
+                dense = self.dense_beside(row)
+                if dense:
+                    lines.setdefault((DENSE, dense.pattern), {})[length] = dense
+        return dict(sorted(lines.items(), key=lambda item: (item[0][1] != "full", item[0][0] != DENSE, item[0])))
 
     def ours(self):
         return [row for row in self.rows if row.method != BASELINE]
@@ -185,20 +252,21 @@ class Results:
 
         for row in self.ours():
             n, m = row.sizes["N"], row.sizes["M"]
-            full = self.same_problem(row, pattern="full")
+            full = self.dense.get((row.type, "full", *row.problem[2:]))
             single = self.same_problem(row, threads=1)
             peer = self.fastest_peer(row)
             random = row.type == "f32" and row.table in ("prefill", "decode")
-            if random and row.pattern == "full" and n == m >= 2048 and row.threads == 1:
+            is_dense = row.method == DENSE
+            if is_dense and random and row.pattern == "full" and n == m >= 2048 and row.threads == 1:
                 yield "share of the arithmetic limit", row, row.share, row.share_at_best, dense_goal, False
-            if random and m >= 32768:
+            if is_dense and random and m >= 32768:
                 yield "share of the read bandwidth", row, row.share, row.share_at_best, 0.85, False
-            if row.pattern == "causal" and full and n == m >= 4096:
+            if is_dense and random and row.pattern == "causal" and full and n == m >= 4096:
                 yield "causal time over full time", row, *over(row, full), 0.55, True
-            if row.table == "mask" and row.pattern != "full" and full:
+            if row.table == "mask" and not is_dense and row.visited < 1 and full:
                 what = "masked time over (visited share × dense time)"
                 yield what, row, *over(row, full, row.visited), 1.15, True
-            if random and row.threads == 2 and single and (n == m >= 2048 or m >= 32768):
+            if is_dense and random and row.threads == 2 and single and (n == m >= 2048 or m >= 32768):
                 yield "speed of two threads over one", row, *over(single, row), 1.8, False
             if peer and peer[0] != "eigen":
                 yield f"fastest peer's time over ours ({peer[0]})", row, None, peer[1], 1.1, False
@@ -233,37 +301,112 @@ def stored_text(row):
     return ", ".join(parts)
 
 
+def percent(value, digits=0):
+    return f"{value * 100:.{digits}f}%" if value is not None else ""
+
+
+def times(value):
+    return f"{value:.{2 if value < 9.95 else 1}f}x" if value else ""
+
+
+def limit_text(row):
+    return f"{percent(row.share)} {'mem' if row.memory_bound else 'fma'}"
+
+
 def columns(results, rows):
     """Headings and cells of a section."""
-    heads = ["shape", "threads", "time", "spread", "rate", "of limit", "at best", "vs Eigen"]
+    with_methods = len({row.method for row in rows}) > 1
+    with_eigen = any(results.against_eigen(row) for row in rows)
     with_peers = any(results.fastest_peer(row) for row in rows)
-    with_masks = any(row.visited is not None and row.visited < 1 for row in rows) and rows[0].table == "mask"
+    with_masks = rows[0].table == "mask"
     with_stored = any(stored_text(row) for row in rows)
-    heads += (["fastest peer"] if with_peers else []) + (["visited", "vs dense"] if with_masks else [])
-    heads += ["error / plain loop"] + (["vs stored"] if with_stored else [])
+    heads = ["shape"] + (["method"] if with_methods else [])
+    heads += ["threads", "time", "spread", "rate", "of limit", "at best"] + (["vs Eigen"] if with_eigen else [])
+    heads += (["fastest peer"] if with_peers else []) + (["visited", "of dense time"] if with_masks else [])
+    with_dense = with_methods and not with_masks
+    heads += (["vs dense"] if with_dense else []) + ["error / plain loop"] + (["vs stored"] if with_stored else [])
     cells = []
     for row in rows:
-        eigen, peer = results.against_eigen(row), results.fastest_peer(row)
-        line = [
-            row.shape,
+        line = [row.shape] + ([row.method] if with_methods else [])
+        line += [
             str(row.threads),
             duration(row.time),
             f"±{row.spread * 100:.0f}%",
             rate(row),
-            f"{row.share * 100:.0f}% {'mem' if row.memory_bound else 'fma'}",
-            f"{row.share_at_best * 100:.0f}%",
-            f"{eigen:.2f}x" if eigen else "",
+            limit_text(row),
+            percent(row.share_at_best),
         ]
+        if with_eigen:
+            line.append(times(results.against_eigen(row)))
         if with_peers:
+            peer = results.fastest_peer(row)
             line.append(f"{peer[1]:.2f}x {peer[0]}" if peer else "")
         if with_masks:
-            dense = results.same_problem(row, pattern="full")
-            line += [f"{row.visited * 100:.1f}%", f"{row.time / dense.time * 100:.1f}%" if dense else ""]
+            full = results.dense.get((row.type, "full", *row.problem[2:]))
+            line += [percent(row.visited, 1), percent(row.time / full.time, 1) if full else ""]
+        if with_dense:
+            line.append(times(results.over_dense(row)))
         line.append(error_text(row))
         if with_stored:
             line.append(stored_text(row))
         cells.append(line)
     return heads, cells
+
+
+def comparison_columns(results, inputs):
+    """The same of methods beside dense attention, input after input."""
+    heads = ["input", "method", "threads", "kept", "mass kept", "error vs dense", "time", "spread", "vs dense"]
+    heads += ["of limit", "own error / plain loop"]
+    cells = []
+    for dense, rows in inputs:
+        for row in ([dense] if dense else []) + rows:
+            cells.append(
+                [
+                    row.shape,
+                    row.method,
+                    str(row.threads),
+                    percent(row.kept, 1),
+                    percent(row.mass, 1),
+                    f"{row.dense_error:.1e}" if row.dense_error is not None else "",
+                    duration(row.time),
+                    f"±{row.spread * 100:.0f}%",
+                    times(results.over_dense(row)),
+                    limit_text(row),
+                    error_text(row),
+                ]
+            )
+    return heads, cells
+
+
+def growth_columns(results):
+    """Time at each length, the power of the length with which it grows, and from where on a method beats dense."""
+    lines = results.growth()
+    lengths = sorted({length for line in lines.values() for length in line})
+    heads = ["method"] + [f"{n // 1024}k" if n >= 1024 else str(n) for n in lengths]
+    heads += ["grows like", "vs dense at the end", "beats dense from"]
+    cells = []
+    for (method, pattern), line in lines.items():
+        row = line[max(line)]
+        faster = [n for n in sorted(line) if (results.over_dense(line[n]) or 0) > 1]
+        slower = [n for n in sorted(line) if (results.over_dense(line[n]) or 2) <= 1]
+        since = [n for n in faster if not slower or n > slower[-1]]
+        power = growth_power(line)
+        cells.append(
+            [f"{method.removeprefix('dense/') if method == DENSE else method} {pattern if pattern != 'full' else ''}".strip()]
+            + [duration(line[n].time) if n in line else "" for n in lengths]
+            + [f"T^{power:.2f}" if power is not None else ""]
+            + ["" if method == DENSE else times(results.over_dense(row))]
+            + ["" if method == DENSE else f"{since[0]}" if since else "never"]
+        )
+    return heads, cells
+
+
+def growth_power(line):
+    """The power of the length with which time grows over the last three doublings."""
+    lengths = sorted(line)[-4:]
+    if len(lengths) < 2:
+        return None
+    return math.log(line[lengths[-1]].time / line[lengths[0]].time) / math.log(lengths[-1] / lengths[0])
 
 
 def machine_lines(results):
@@ -289,6 +432,7 @@ def promises(results):
             [
                 what,
                 row.shape,
+                row.method,
                 str(row.threads),
                 f"{median:.2f}" if median is not None else "",
                 f"{best:.2f}",
@@ -296,7 +440,7 @@ def promises(results):
                 "ok" if met else "missed",
             ]
         )
-    return ["ratio", "shape", "threads", "median", "at best", "goal", ""], lines
+    return ["ratio", "shape", "method", "threads", "median", "at best", "goal", ""], lines
 
 
 def disturbance(results):
