@@ -163,9 +163,12 @@ TEST_CASE("every normalizer divides as it says, and scales as it says") {
     CHECK(is_near(got(phi, {.epsilon = 30.0, .scale = 0.5}), x, plain(which, elu, 30, Divisor::sum_eps, 0.5)));
     CHECK(is_near(got(phi, {LinearNormalizer::clamp, 900.0, {}}), x, plain(which, elu, 900, Divisor::clamp)));
     CHECK(is_near(got(phi, {LinearNormalizer::none, {}, {}}), x, plain(which, elu, 0, Divisor::none, 0.25)));
-    CHECK(is_near(got(feature::identity(), {LinearNormalizer::none, {}, {}}), x,
-                  plain(which, identity, 0, Divisor::none, 0.25)));
   }
+  CHECK(is_near(output_of(x,
+                          [](const auto& q, const auto& k, const auto& v, auto&& out) {
+                            fovea::linear(q, k, v, out, feature::identity(), {LinearNormalizer::none, {}, {}});
+                          }),
+                x, plain(Form::full, identity, 0, Divisor::none, 0.25)));
   CHECK(is_near(output_of(x, form(Form::full, feature::elu_plus_one(), {LinearNormalizer::k_norm, {}, {}})), x,
                 plain(Form::full, normalized, 0, Divisor::none, 0.25)));
 }
@@ -419,8 +422,6 @@ TEST_CASE("what is refused, and that output and state are left as they were") {
                                                     : "fovea::recurrent_linear: ";
     fovea::MatrixState<float> none, wrong(1, 1, 7, 8, true), unsummed(1, 1, 8, 8);
     const auto phi = feature::elu_plus_one();
-    CHECK(refusal_of(which, feature::identity(), none) ==
-          name + "features that may be negative have no sum to divide by: the normalizer must be none");
     CHECK(refusal_of(which, phi, none, {.epsilon = -1}).rfind(name, 0) == 0);
     CHECK(refusal_of(which, phi, none, {.scale = infinity<double>}) == name + "scale must be finite");
     CHECK(refusal_of(which, phi, wrong) ==
@@ -435,6 +436,9 @@ TEST_CASE("what is refused, and that output and state are left as they were") {
     CHECK(refusal_of(which, feature::exp(), odd) ==
           name + "the state must have one shift for each batch and head of k, wanted 1, got 3");
   }
+  Tensor4<float> out(1, 2, 5, 8);
+  CHECK(support::refusal([&] { fovea::linear(x.q, x.k, x.v, out, feature::identity()); }) ==
+        "fovea::linear: features that may be negative have no sum to divide by: the normalizer must be none");
   fovea::MatrixState<float> none;
   CHECK(refusal_of(Form::chunk, feature::elu_plus_one(), none, {}, 0) ==
         "fovea::chunk_linear: chunk must be positive, got 0");
