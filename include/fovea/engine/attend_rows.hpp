@@ -101,7 +101,11 @@ class Choices {
       const T* row = scores + (r - first) * columns;
       if (rows_ > 1) row = join(row, columns, to.joined);
       Selector& selector = to.selectors[r / rows_];
-      tile.each_run([&](Index column, Span keys) { selector.take(row + column, keys.size(), keys.first); });
+      if (tile.runs() == 1) {
+        selector.take(row, tile.size(), tile.first_run().first);
+      } else {
+        tile.each_run([&](Index column, Span keys) { selector.take(row + column, keys.size(), keys.first); });
+      }
     }
   }
 
@@ -195,8 +199,8 @@ class RowsOverTiles {
  private:
   static constexpr Index band = simd::tile_rows;
   static constexpr Index step = mask::word;  // keys of a tile
-  static constexpr Index most_rows = 16 * band;
-  static constexpr Index budget = 512 * 1024;  // bytes of the selectors of a tile
+  static constexpr Index most_rows = 32 * band;
+  static constexpr Index budget = 768 * 1024;  // bytes of the selectors of a tile
 
   void tile(const TileRows& rows, T* memory) const {
     const Index padded = simd::whole_rows(rows_), dim = pass_.source.key_dim(), depth = choices_.depth();

@@ -27,14 +27,14 @@ class StreamingTopK {
   // Scores (and keys) that a row of at most `most` scores needs room for.
   static constexpr Index room(Index k, Index most) {
     const Index kept = std::min(k, most);
-    return simd::whole<T>(std::min(kept + std::max(kept, least_slack), most)) + simd::lanes<T>;
+    return simd::whole<T>(std::min(kept + std::max(kept, least_slack), most)) + run;
   }
 
   StreamingTopK() = default;
 
   // scores and keys [room(k, most)]
   StreamingTopK(Index k, Index most, T* scores, Key* keys)
-      : k_(k), full_(room(k, most) - simd::lanes<T>), scores_(scores), keys_(keys) {}
+      : k_(k), full_(room(k, most)), scores_(scores), keys_(keys) {}
 
   void begin() {
     count_ = 0;
@@ -42,18 +42,26 @@ class StreamingTopK {
   }
 
   // Takes the scores of `count` keys from `first` on; keys ascend from call to call.
-  void take(const T* scores, Index count, Index first) {
+  [[gnu::always_inline]] void take(const T* scores, Index count, Index first) {
     using namespace simd;
-    const Pack<Key> ramp = simd::ramp<Key>();
-    take_vectors(scores, count, [=](Index j) { return ramp + Pack<Key>(Key(first + j)); });
+    Index j = 0;
+    for (; j + run <= count; j += run) {
+      const std::uint64_t bits = bits_of_run(scores + j);
+      if (bits != 0) [[unlikely]]
+        add_run(scores + j, bits, first + j);
+    }
+    if (j < count) add_rest(scores + j, count - j, first + j);
   }
 
   // Takes what another selector has chosen among keys that follow.
   void take(const Chosen<T>& chosen) {
     using namespace simd;
-    take_vectors(chosen.scores, chosen.count, [=](Index j) {
-      return j + lanes<T> <= chosen.count ? load(chosen.keys + j) : load_some(chosen.keys + j, chosen.count - j);
-    });
+    for (Index j = 0; j < chosen.count; j += lanes<T>) {
+      const Index some = std::min(lanes<T>, chosen.count - j);
+      const Pack<T> x = some == lanes<T> ? load(chosen.scores + j) : load_some(chosen.scores + j, some, -infinity<T>);
+      const Pack<Key> keys = some == lanes<T> ? load(chosen.keys + j) : load_some(chosen.keys + j, some);
+      add(x, bits_above(x, Pack<T>(threshold_)), keys);
+    }
   }
 
   // The largest min(k, scores above -infinity) of all that were taken; valid until the next begin().
@@ -63,33 +71,48 @@ class StreamingTopK {
   }
 
  private:
-  static constexpr Index least_slack = 128;
+  static constexpr Index least_slack = 256;
 
-  // keys(j) are those of the vector of scores from j on.
-  template <class Keys>
-  [[gnu::always_inline]] void take_vectors(const T* scores, Index count, Keys&& keys) {
+  static constexpr Index run = 4 * simd::lanes<T>;
+
+  // Which scores of a run are above the threshold.
+  [[gnu::always_inline]] std::uint64_t bits_of_run(const T* scores) const {
     using namespace simd;
-    for (Index j = 0; j < count; j += 4 * lanes<T>) {
-      const Pack<T> limit(threshold_);
-      if (j + 4 * lanes<T> <= count) {
-        const Pack<T> x[4] = {load(scores + j), load(scores + j + lanes<T>), load(scores + j + 2 * lanes<T>),
-                              load(scores + j + 3 * lanes<T>)};
-        std::uint64_t bits[4], some = 0;
+    const Pack<T> limit(threshold_);
+    std::uint64_t bits = 0;
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) some |= bits[i] = bits_above(x[i], limit);
-        if (some == 0) continue;
-        for (int i = 0; i < 4; ++i) add(x[i], bits[i], keys(j + i * lanes<T>));
-      } else {
-        for (Index i = j; i < count; i += lanes<T>) {
-          const Pack<T> x = i + lanes<T> <= count ? load(scores + i) : load_some(scores + i, count - i, -infinity<T>);
-          add(x, bits_above(x, limit), keys(i));
-        }
-      }
+    for (int i = 0; i < 4; ++i) bits |= bits_above(load(scores + i * lanes<T>), limit) << (i * lanes<T>);
+    return bits;
+  }
+
+  [[gnu::noinline]] void add_run(const T* scores, std::uint64_t bits, Index first) {
+    using namespace simd;
+    constexpr std::uint64_t one = (std::uint64_t{1} << lanes<T>)-1;
+    if (full_ - count_ < run) [[unlikely]] {
+      rise();
+      bits = bits_of_run(scores);
+    }
+    Index count = count_;
+    Pack<Key> keys = ramp<Key>() + Pack<Key>(Key(first));
+    for (; bits != 0; bits >>= lanes<T>) {
+      pack_lanes(scores_ + count, load(scores), bits & one);
+      count += pack_lanes(keys_ + count, keys, bits & one);
+      scores += lanes<T>;
+      keys = keys + Pack<Key>(Key(lanes<T>));
+    }
+    count_ = count;
+  }
+
+  [[gnu::noinline]] void add_rest(const T* scores, Index count, Index first) {
+    using namespace simd;
+    for (Index j = 0; j < count; j += lanes<T>) {
+      const Pack<T> x = j + lanes<T> <= count ? load(scores + j) : load_some(scores + j, count - j, -infinity<T>);
+      add(x, bits_above(x, Pack<T>(threshold_)), ramp<Key>() + Pack<Key>(Key(first + j)));
     }
   }
 
   [[gnu::always_inline]] void add(simd::Pack<T> x, std::uint64_t bits, simd::Pack<Key> keys) {
-    if (count_ + simd::lanes < T >> full_) [[unlikely]] {
+    if (full_ - count_ < simd::lanes<T>) [[unlikely]] {
       rise();
       bits = simd::bits_above(x, simd::Pack<T>(threshold_));
     }
@@ -99,7 +122,7 @@ class StreamingTopK {
 
   [[gnu::noinline]] void rise() {
     if (count_ <= k_) return;
-    const auto t = threshold_of(scores_, count_, k_, k_ / 8);
+    const auto t = threshold_of(scores_, count_, k_, k_ / 4);
     keep(t);
     threshold_ = t.least;
   }

@@ -35,31 +35,20 @@ template <class T, class F>
   if (j < n) f(simd::load_some(x + j, n - j, -simd::infinity<T>), 1);
 }
 
-// Number of scores for which holds(vector) is true.
-template <class T, class Holds>
-inline Index count_if(const T* x, Index n, Holds&& holds) {
-  constexpr Index most = Index(1) << 20;  // of a run, whose counts are exact in T
-  Index total = 0;
-  for (Index j = 0; j < n; j += most) {
-    Pack<T> count[4] = {Pack<T>(T(0)), Pack<T>(T(0)), Pack<T>(T(0)), Pack<T>(T(0))};
-    each_vector(x + j, std::min(most, n - j), [&](Pack<T> v, Index i) {
-      count[i] = count[i] + xsimd::select(holds(v), Pack<T>(T(1)), Pack<T>(T(0)));
-    });
-    total += Index(simd::sum_of_lanes<T>((count[0] + count[1]) + (count[2] + count[3])));
-  }
-  return total;
-}
-
 template <class T>
 inline Index count_reaching(const T* x, Index n, T least) {
   const Pack<T> limit(least);
-  return count_if(x, n, [limit](Pack<T> v) { return v >= limit; });
+  Index count = 0;
+  each_vector(x, n, [&](Pack<T> v, Index) { count += std::popcount(simd::bits_reaching(v, limit)); });
+  return count;
 }
 
 template <class T>
 inline Index count_above(const T* x, Index n, T least) {
   const Pack<T> limit(least);
-  return count_if(x, n, [limit](Pack<T> v) { return v > limit; });
+  Index count = 0;
+  each_vector(x, n, [&](Pack<T> v, Index) { count += std::popcount(simd::bits_above(v, limit)); });
+  return count;
 }
 
 // The smallest and the largest of the scores above -infinity that reach `least`; (infinity, -infinity) without any.
@@ -87,6 +76,9 @@ inline Range<T> range_from(const T* x, Index n, T least) {
   return {T(0) - simd::max_of_lanes<T>(Pack<T>(T(0)) - low[0]), simd::max_of_lanes<T>(high[0])};
 }
 
+// log2 n, straight between powers of two; n > 0.
+inline float rough_log2(Index n) { return float(std::bit_cast<std::int32_t>(float(n)) - (127 << 23)) * 0x1p-23f; }
+
 // Integers in the order of the numbers; -0 lies below 0.
 template <class T>
 inline Bits<T> to_order(T x) {
@@ -105,30 +97,35 @@ inline T from_order(Bits<T> order) {
 template <class T>
 inline Threshold<T> threshold_of(const T* x, Index n, Index k, Index slack = 0) {
   using namespace detail;
-  constexpr int by_value = 10;
+  constexpr int by_value = 16;  // passes before bits are halved
   const auto [lowest, highest] = range_from(x, n, -simd::infinity<T>);
-  T low = lowest;    // reached by at least k
-  T high = highest;  // reached by fewer than k, or the largest score
-  {
-    const Index top = count_reaching(x, n, high);
-    if (top >= k) return {high, top <= k + slack ? top : k};
-  }
+  if (k == 1 || lowest == highest) return {highest, k};
+  T low = lowest, high = highest;       // reached by at least k; by fewer, or the largest score
+  Index reach_low = n, reach_high = 1;  // by about so many
+  const float wanted = rough_log2(k + slack / 2);
   for (int pass = 0;; ++pass) {
-    T middle = low / 2 + high / 2;
+    T middle;
     if (pass >= by_value) {
       low = range_from(x, n, low).low;
       const Index above = count_above(x, n, low);
       if (above < k) return {low, k - above};
       const Bits<T> a = to_order(low), b = to_order(high);
       middle = from_order<T>(Bits<T>((a & b) + ((a ^ b) >> 1)));
+    } else {
+      // The logarithm of the number of scores that reach a value falls about evenly near the largest.
+      const float top = rough_log2(reach_low), bottom = rough_log2(reach_high);
+      const float part = pass % 3 == 2 ? 0.5f : std::clamp((top - wanted) / (top - bottom), 0.02f, 0.98f);
+      middle = low + (high - low) * T(part);
     }
     if (!(middle > low)) middle = std::nextafter(low, simd::infinity<T>);
     const Index reached = count_reaching(x, n, middle);
     if (reached >= k) {
       if (reached <= k + slack) return {middle, reached};
       low = middle;
+      reach_low = reached;
     } else {
       high = middle;
+      reach_high = std::max<Index>(reached, 1);
     }
   }
 }
