@@ -230,6 +230,10 @@ TEST_CASE("row values of vectors, also of a column of a RowMajor matrix", "[core
   auto column = m.col(2);
   CHECK(wrong_elements(fovea::row_values(column), {1, 1, 5, 1},
                        [&](Index, Index, Index i, Index) { return m(i, 2); }) == 0);
+  const Eigen::VectorXf longer = Eigen::VectorXf::LinSpaced(9, 1, 9);
+  const auto part = longer.segment(2, 5);
+  CHECK(wrong_elements(fovea::row_values(part), {1, 1, 5, 1},
+                       [&](Index, Index, Index i, Index) { return longer(2 + i); }) == 0);
 }
 
 TEST_CASE("output_for tensors has the shape of q and the width of v", "[core][eigen]") {

@@ -33,9 +33,12 @@ concept TensorLike = requires(X& x) {
   x.data();
 };
 
-// Eigen::Matrix, Array, Map, Ref, Block: whatever lies in memory.
+// Eigen::Matrix, Array, Map, Ref, Block, VectorBlock: whatever lies in memory.
 template <class X>
-concept DenseLike = std::is_base_of_v<Eigen::DenseBase<X>, X> && bool(int(X::Flags) & int(Eigen::DirectAccessBit));
+concept DenseLike = requires(const X& x) {
+  []<class Y>(const Eigen::DenseBase<Y>&) {}(x);
+}
+&&bool(int(X::Flags) & int(Eigen::DirectAccessBit));
 
 template <class X>
 using Bare = std::remove_cv_t<std::remove_reference_t<X>>;

@@ -10,9 +10,9 @@
 
 #include <bit>
 
+#include <fovea/engine/panels.hpp>
 #include <fovea/engine/pass.hpp>
 #include <fovea/engine/visit.hpp>
-#include <fovea/simd/transpose.hpp>
 
 namespace fovea::inline FOVEA_ISA::engine {
 
@@ -72,16 +72,21 @@ class OverTiles {
   template <class Exec>
   void run(const Exec& executor) const {
     const auto& q = pass_.problem.q;
-    const Index tiles = (q.length + plan_.queries - 1) / plan_.queries;
-    const Index groups = q.heads / group_;
-    const double flops =
-        2.0 * double(plan_.rows) * double(pass_.source.length()) * double(plan_.key_dim + plan_.value_dim);
-    distribute<T>(executor, q.batch * groups * tiles, flops, plan_.scratch_size(), [&](Index item, T* memory) {
-      // The last queries first: under a causal mask they have most to do.
-      const Index t = tiles - 1 - item % tiles, head = item / tiles % groups * group_, batch = item / tiles / groups;
-      const Span queries{t * plan_.queries, std::min((t + 1) * plan_.queries, q.length)};
-      tile({batch, head / pass_.problem.group, head, group_, queries}, memory);
-    });
+    const Index kv_heads = q.heads / pass_.problem.group, all = q.batch * kv_heads;
+    if (!shares_keys()) return attend_heads({0, all}, nullptr, executor);
+    // As many kv heads at a time as have room; the results do not depend on it.
+    const Index keys = pass_.source.length(), panel_bytes = keys * plan_.key_dim * Index(sizeof(T));
+    const Index some = std::clamp<Index>(panel_budget / panel_bytes, 1, all);
+    const Panels<T> panels(some, keys, plan_.key_dim, plan_.step);
+    for (Index first = 0; first < all; first += some) {
+      const Span heads{first, std::min(first + some, all)};
+      const double moves = 4.0 * double(plan_.step) * double(plan_.key_dim);
+      distribute<T>(executor, heads.size() * panels.tiles(), moves, 0, [&](Index item, T*) {
+        const Index head = item / panels.tiles(), n = first + head;
+        panels.fill(pass_.source, n / kv_heads, n % kv_heads, head, item % panels.tiles());
+      });
+      attend_heads(heads, &panels, executor);
+    }
   }
 
  private:
@@ -92,12 +97,53 @@ class OverTiles {
   // Tiles of each of some groups of heads such that every worker finds a few.
   static Index tiles_for(Index workers, Index groups) { return workers == 1 ? 1 : (4 * workers + groups - 1) / groups; }
 
+  // Panels of keys use so much memory at most, or that of one kv head.
+  static constexpr Index panel_budget = Index{32} << 20;
+
+  Index tiles() const { return (pass_.problem.q.length + plan_.queries - 1) / plan_.queries; }
+  Span queries(Span tiles) const {
+    return {tiles.first * plan_.queries, std::min(tiles.last * plan_.queries, pass_.problem.q.length)};
+  }
+
+  // Whether enough tiles of queries read a tile of keys, one in the middle, for it to be laid out once for all.
+  bool shares_keys() const {
+    constexpr Index enough = 4;
+    const Index keys = pass_.source.length(), groups = pass_.problem.group / group_;
+    if (tiles() * groups < enough || keys == 0) return false;
+    const Index middle = keys / 2 / plan_.step * plan_.step;
+    const Span tile{middle, std::min(middle + plan_.step, keys)};
+    Index readers = 0;
+    const auto cover = [&](Index first, Index last) {
+      return pass_.mask.cover({0, {0, group_}, queries({first, last}), tile});
+    };
+    visit_pieces(0, tiles(), cover, [&](Index, bool) { ++readers; });
+    return readers * groups >= enough;
+  }
+
+  // Attends for the query heads of some kv heads, counted over batches; panels begin with the first of them.
+  template <class Exec>
+  void attend_heads(Span heads, const Panels<T>* panels, const Exec& executor) const {
+    const auto& problem = pass_.problem;
+    const Index kv_heads = problem.q.heads / problem.group, groups = problem.group / group_;
+    const double flops =
+        2.0 * double(plan_.rows) * double(pass_.source.length()) * double(plan_.key_dim + plan_.value_dim);
+    distribute<T>(executor, heads.size() * groups * tiles(), flops, plan_.scratch_size(), [&](Index item, T* memory) {
+      // The last queries first: under a causal mask they have most to do.
+      const Index t = tiles() - 1 - item % tiles(), n = item / tiles(), place = n / groups;
+      const Index kv_head = (heads.first + place) % kv_heads, batch = (heads.first + place) / kv_heads;
+      const Index first_head = kv_head * problem.group + n % groups * group_;
+      tile({batch, kv_head, first_head, group_, queries({t, t + 1})}, panels, place, memory);
+    });
+  }
+
   struct Scratch {
+    const Panels<T>* panels;  // null, or where the keys of this kv head lie as columns
+    Index place;              // of the kv head among the panels
     T *q, *out, *keys, *values, *scores, *kept_scores, *gathered;
     normalizer::SoftmaxRows<T> state;
   };
 
-  void tile(const TileRows& rows, T* memory) const {
+  void tile(const TileRows& rows, const Panels<T>* panels, Index place, T* memory) const {
     Carve<T> carve(memory);
     T* const q = carve(plan_.rows * plan_.key_dim);
     T* const out = carve(plan_.rows * plan_.width);
@@ -106,7 +152,8 @@ class OverTiles {
     T* const scores = carve(band * plan_.step);
     T* const kept_scores = carve(band * plan_.step);
     T* const gathered = plan_.gathers ? carve(plan_.step * plan_.key_dim) : nullptr;
-    Scratch scratch{q,        out,
+    Scratch scratch{panels,   place,
+                    q,        out,
                     keys,     values,
                     scores,   kept_scores,
                     gathered, {pass_.power_unit(), carve(normalizer::SoftmaxRows<T>::size(plan_.rows)), plan_.rows}};
@@ -117,7 +164,7 @@ class OverTiles {
     each_tile(pass_.mask, rows.region(0, rows.count(), {0, pass_.source.length()}), plan_.step,
               [&](const KeyTile& keys_of_tile, const KeyTile* next) {
                 if (!begun) {
-                  ask(rows, keys_of_tile, 0, keys_of_tile.size());
+                  ask(rows, keys_of_tile, 0, keys_of_tile.size(), scratch);
                   pass_.load_queries(rows, q, plan_.key_dim);
                   std::fill(q + rows.count() * plan_.key_dim, q + padded * plan_.key_dim, T(0));
                   begun = true;
@@ -129,17 +176,30 @@ class OverTiles {
     });
   }
 
+  // The keys of a tile as columns that are there already, or null.
+  const T* panel_of(const KeyTile& tile, const Scratch& scratch) const {
+    return scratch.panels == nullptr ? nullptr : scratch.panels->find(scratch.place, tile);
+  }
+
   // Asks for columns [first, last) of a tile.
-  [[gnu::always_inline]] void ask(const TileRows& rows, const KeyTile& tile, Index first, Index last) const {
+  [[gnu::always_inline]] void ask(const TileRows& rows, const KeyTile& tile, Index first, Index last,
+                                  const Scratch& scratch) const {
+    const T* const panel = panel_of(tile, scratch);
+    if (panel != nullptr) {
+      const Index all = plan_.key_dim * simd::whole<T>(tile.size());
+      pass_.prefetch(panel + all * first / tile.size(), all * last / tile.size() - all * first / tile.size());
+    }
     tile.each_run(first, last, [&](Index, Span keys) {
-      pass_.prefetch_keys(rows, keys);
+      if (panel == nullptr) pass_.prefetch_keys(rows, keys);
       pass_.prefetch_values(rows, keys);
     });
   }
 
   void absorb_tile(const TileRows& rows, const KeyTile& tile, const KeyTile* next, Scratch& scratch) const {
     const Index columns = simd::whole<T>(tile.size());
-    lay_out_keys(rows, tile, columns, scratch);
+    const T* const panel = panel_of(tile, scratch);
+    if (panel == nullptr) lay_out_keys(rows, tile, columns, scratch);
+    const T* const keys = panel == nullptr ? scratch.keys : panel;
     bool spoiled = false;
     const T* const values = values_of(rows, tile, columns, scratch, spoiled);
 
@@ -149,7 +209,7 @@ class OverTiles {
     Index asked = 0;
     const auto ask_for = [&](Index count) {
       const Index last = std::min(asked + count, wanted);
-      if (asked < last) ask(rows, *next, asked, last);
+      if (asked < last) ask(rows, *next, asked, last, scratch);
       asked = last;
     };
     const auto cover = [&](Index first, Index last) {
@@ -157,7 +217,7 @@ class OverTiles {
     };
     visit_pieces(0, bands, cover, [&](Index i, bool all) {
       ask_for(share);
-      absorb_band(rows, i * band, tile, all, columns, values, spoiled, scratch);
+      absorb_band(rows, i * band, tile, all, columns, keys, values, spoiled, scratch);
     });
     ask_for(wanted);
   }
@@ -213,8 +273,8 @@ class OverTiles {
   }
 
   // `stride` columns of keys and rows of values; spoiled: load_values left some out.
-  void absorb_band(const TileRows& rows, Index first, const KeyTile& tile, bool all, Index stride, const T* tile_values,
-                   bool spoiled, Scratch& scratch) const {
+  void absorb_band(const TileRows& rows, Index first, const KeyTile& tile, bool all, Index stride, const T* tile_keys,
+                   const T* tile_values, bool spoiled, Scratch& scratch) const {
     // Of a tile that the border cuts, only the vectors of keys that some row of the band sees.
     std::uint64_t seen[std::size_t(band)] = {};
     Index skip = 0, columns = stride, count = tile.size();
@@ -228,7 +288,7 @@ class OverTiles {
       for (std::uint64_t& bits : seen) bits >>= skip;
     }
     const T* const values = tile_values + skip * plan_.width;
-    score_band(scratch.q + first * plan_.key_dim, columns, scratch.keys + skip, stride, scratch.scores);
+    score_band(scratch.q + first * plan_.key_dim, columns, tile_keys + skip, stride, scratch.scores);
     if (pass_.modified || !all || columns != count) {
       const auto bits = [&](Index r, Row) { return seen[r - first]; };
       pass_.finish_scores(rows, first, first + band, tile, skip, count, all, bits, scratch.scores, columns);
@@ -241,11 +301,11 @@ class OverTiles {
     const bool moved = columns == whole_step ? absorb(std::integral_constant<Index, whole_step>{}) : absorb(columns);
     T* const out = scratch.out + first * plan_.width;
     if (moved) {
-      simd::multiply_rows<band, simd::Onto::shrunk_sum>(plan_.width, columns, scratch.scores, columns, values,
+      simd::multiply_rows<band, simd::Onto::shrunk_sum>(plan_.width, count, scratch.scores, columns, values,
                                                         plan_.width, out, plan_.width, scratch.state.shrink + first);
     } else {
-      simd::multiply_rows<band, simd::Onto::sum>(plan_.width, columns, scratch.scores, columns, values, plan_.width,
-                                                 out, plan_.width);
+      simd::multiply_rows<band, simd::Onto::sum>(plan_.width, count, scratch.scores, columns, values, plan_.width, out,
+                                                 plan_.width);
     }
     if (spoiled) [[unlikely]] {
       tile.each_run(skip, skip + count, [&](Index column, Span keys) {

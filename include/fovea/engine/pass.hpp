@@ -58,6 +58,11 @@ class Pass {
     for (Index j = 0; j < span.size(); ++j) prefetch(v[j], source.value_dim());
   }
 
+  [[gnu::always_inline]] static void prefetch(const T* row, Index dim) {
+    constexpr Index line = Index(scratch_alignment / sizeof(T));
+    for (Index d = 0; d < dim; d += line) __builtin_prefetch(row + d, 0, 2);
+  }
+
   // Finishes rows [first, last) of scores against `count` keys of a tile from column `skip` on, `columns` apart: score
   // modifiers, then the mask unless all keys are seen, then the columns behind the last key. seen(r, row) gives the
   // bits of those keys that row r sees.
@@ -68,7 +73,7 @@ class Pass {
       rows.each(first, last, [&](Index r, Row at) {
         T* const row = band + (r - first) * columns;
         if (modified) {
-          simd::scale(row, count, T(scale_.rest));
+          simd::scale(row, columns, T(scale_.rest));
           tile.each_run(skip, skip + count, [&](Index column, Span keys) { scores(row + (column - skip), at, keys); });
         }
         if (all) return;
@@ -139,11 +144,6 @@ class Pass {
   }
 
  private:
-  [[gnu::always_inline]] static void prefetch(const T* row, Index dim) {
-    constexpr Index line = Index(scratch_alignment / sizeof(T));
-    for (Index d = 0; d < dim; d += line) __builtin_prefetch(row + d, 0, 2);
-  }
-
   const normalizer::SplitScale<T> scale_;
 };
 

@@ -8,17 +8,26 @@ namespace fovea::inline FOVEA_ISA::simd {
 // x[j] = f(x[j], j) for vectors of x; j is the index of the first lane.
 template <class T, class F>
 [[gnu::always_inline]] inline void transform(T* x, Index n, F&& f) {
-  Index j = 0;
-  for (; j + lanes<T> <= n; j += lanes<T>) store(x + j, f(load(x + j), j));
-  if (j < n) store_some(x + j, f(load_some(x + j, n - j), j), n - j);
+  if (n < lanes<T>) {
+    if (n > 0) store_some(x, f(load_some(x, n), Index{0}), n);
+    return;
+  }
+  // The last vector overlaps the one before it, so it is computed from what was there.
+  const Pack<T> last = f(load(x + n - lanes<T>), n - lanes<T>);
+  for (Index j = 0; j + lanes<T> < n; j += lanes<T>) store(x + j, f(load(x + j), j));
+  store(x + n - lanes<T>, last);
 }
 
 // x[j] = f(x[j], y[j])
 template <class T, class F>
 [[gnu::always_inline]] inline void combine(T* x, const T* y, Index n, F&& f) {
-  Index j = 0;
-  for (; j + lanes<T> <= n; j += lanes<T>) store(x + j, f(load(x + j), load(y + j)));
-  if (j < n) store_some(x + j, f(load_some(x + j, n - j), load_some(y + j, n - j)), n - j);
+  if (n < lanes<T>) {
+    if (n > 0) store_some(x, f(load_some(x, n), load_some(y, n)), n);
+    return;
+  }
+  const Pack<T> last = f(load(x + n - lanes<T>), load(y + n - lanes<T>));
+  for (Index j = 0; j + lanes<T> < n; j += lanes<T>) store(x + j, f(load(x + j), load(y + j)));
+  store(x + n - lanes<T>, last);
 }
 
 // x[j] *= factor
