@@ -57,6 +57,7 @@ auto bind_linear(const Problem<T>& problem, MatrixState<T>* state, const LinearR
   const Shape shape = problem.shape();
   check(shape.queries == shape.keys, where, "k must have the length of q, wanted ", shape.queries, ", got ",
         shape.keys);
+  check(problem.log_sum.data == nullptr, where, "without a softmax there are no log-sums to give");
   check(!recipe.factor || std::isfinite(*recipe.factor), where, "scale must be finite");
   recipe.division.check_for(where);
   const auto features = recipe.features.template bind<T>(where, shape, problem.q.dim);
