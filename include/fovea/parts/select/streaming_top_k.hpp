@@ -66,7 +66,7 @@ class StreamingTopK {
 
   // The largest min(k, scores above -infinity) of all that were taken; valid until the next begin().
   Chosen<T> finish() {
-    if (count_ > k_) keep(threshold_of(scores_, count_, k_));
+    if (count_ > k_) keep(threshold_of(scores_, fill_up(), k_));
     return {keys_, scores_, count_};
   }
 
@@ -120,9 +120,16 @@ class StreamingTopK {
     count_ += simd::pack_lanes(keys_ + count_, keys, bits);
   }
 
+  // Makes whole vectors of what is collected and gives their length.
+  Index fill_up() {
+    const Index whole = simd::whole<T>(count_);
+    std::fill(scores_ + count_, scores_ + whole, -simd::infinity<T>);
+    return whole;
+  }
+
   [[gnu::noinline]] void rise() {
     if (count_ <= k_) return;
-    const auto t = threshold_of(scores_, count_, k_, k_ / 4);
+    const auto t = threshold_of(scores_, fill_up(), k_, k_ / 4);
     keep(t);
     threshold_ = t.least;
   }

@@ -37,9 +37,17 @@ template <class T, class F>
 
 template <class T>
 inline Index count_reaching(const T* x, Index n, T least) {
+  constexpr Index step = simd::lanes<T>;
   const Pack<T> limit(least);
-  Index count = 0;
-  each_vector(x, n, [&](Pack<T> v, Index) { count += std::popcount(simd::bits_reaching(v, limit)); });
+  Index count = 0, j = 0;
+  for (; j + 4 * step <= n; j += 4 * step) {
+    std::uint64_t bits = 0;
+#pragma GCC unroll 4
+    for (Index i = 0; i < 4; ++i) bits |= simd::bits_reaching(simd::load(x + j + i * step), limit) << (i * step);
+    count += std::popcount(bits);
+  }
+  for (; j + step <= n; j += step) count += std::popcount(simd::bits_reaching(simd::load(x + j), limit));
+  if (j < n) count += std::popcount(simd::bits_reaching(simd::load_some(x + j, n - j, -simd::infinity<T>), limit));
   return count;
 }
 
