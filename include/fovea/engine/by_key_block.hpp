@@ -55,6 +55,7 @@ class ByKeyBlock {
 
  private:
   static constexpr Index gathered = 384;  // queries of a gathering: what the tiles of the engine hold
+  static constexpr Index ahead = 6;       // rows that are asked for before their turn
 
   static_assert(sizeof(Index) % sizeof(T) == 0);
   static constexpr Index per_index = Index(sizeof(Index) / sizeof(T));  // elements that an index takes up
@@ -63,13 +64,13 @@ class ByKeyBlock {
     T *q, *out, *log_sum;    // of a gathering
     T *reference, *total;    // of the queries of a segment: o_i = out_i / total_i, both relative to exp(reference_i)
     Index *begin, *queries;  // the queries that list each block
-    Index* rows;             // the queries of a gathering
+    Index* rows;             // the queries that list one block
   };
 
   Index scratch_size() const {
     return whole_lines<T>(gathered * problem_.q.dim) + whole_lines<T>(gathered * problem_.v.dim) +
            whole_lines<T>(gathered) + 2 * whole_lines<T>(segment_) + whole_lines<T>((key_blocks_ + 2) * per_index) +
-           whole_lines<T>(most_listed_ * per_index) + whole_lines<T>(gathered * per_index);
+           whole_lines<T>(most_listed_ * per_index) + whole_lines<T>(segment_ * per_index);
   }
 
   void attend_segment(Index batch, Index head, Span queries, T* memory) const {
@@ -83,7 +84,7 @@ class ByKeyBlock {
     s.total = carve(segment_);
     s.begin = indices(key_blocks_ + 2);
     s.queries = indices(most_listed_);
-    s.rows = indices(gathered);
+    s.rows = indices(segment_);
     sort(batch, head, queries, s);
     for (Index i = queries.first; i < queries.last; ++i) {
       s.reference[i - queries.first] = -simd::infinity<T>;
@@ -111,41 +112,44 @@ class ByKeyBlock {
 
   void attend_block(Index batch, Index head, Span queries, Index b, const Scratch& s) const {
     const Span keys{b * table_.key_block, std::min((b + 1) * table_.key_block, problem_.k.length)};
-    Index count = 0;  // of the gathering
-    bool whole = true;
-    const auto flush = [&] {
-      if (count == 0) return;
-      if (whole) {
-        attend_whole(batch, head, keys, count, s);
-      } else {
-        attend_own(batch, head, {s.rows[0], s.rows[count - 1] + 1}, keys, s);
-      }
-      merge(batch, head, queries.first, count, whole ? -1 : s.rows[0], s);
-      count = 0;
-    };
+    // The queries that list the block and do not stand before it; the first `inside` of them do not see all of it.
+    Index count = 0, inside = 0;
     for (Index n = s.begin[b]; n < s.begin[b + 1]; ++n) {
       const Index a = s.queries[n] * table_.query_block;
       for (Index i = a; i < std::min(a + table_.query_block, problem_.q.length); ++i) {
         if (position_ && *position_ + i < keys.first) continue;
-        const bool sees_all = !position_ || *position_ + i >= keys.last - 1;
-        // Queries inside the block come before those behind it. They are taken as a range, so that it is causal.
-        if (count == gathered || sees_all != whole || (!whole && count > 0 && i - s.rows[0] >= gathered)) flush();
-        whole = sees_all;
+        inside += position_ && *position_ + i < keys.last - 1 ? 1 : 0;
         s.rows[count++] = i;
       }
     }
-    flush();
+    for (Index first = 0, last = 0; first < inside; first = last) {
+      while (last < inside && s.rows[last] - s.rows[first] < gathered) ++last;
+      attend_inside(batch, head, {s.rows[first], s.rows[last - 1] + 1}, keys, s);
+      for (Index n = first; n < last; ++n) merge(batch, head, queries.first, s.rows[n], s.rows[n] - s.rows[first], s);
+    }
+    const Index behind = count - inside, parts = (behind + gathered - 1) / gathered;
+    for (Index part = 0; part < parts; ++part) {
+      const Index first = inside + behind * part / parts, last = inside + behind * (part + 1) / parts;
+      attend_behind(batch, head, s.rows + first, last - first, keys, s);
+      for (Index n = first; n < last; ++n) {
+        if (n + ahead < last) prefetch(problem_.out.row(batch, head, s.rows[n + ahead]), problem_.v.dim);
+        merge(batch, head, queries.first, s.rows[n], n - first, s);
+      }
+    }
   }
 
   // Gathered queries that see the whole block.
-  void attend_whole(Index batch, Index head, Span keys, Index count, const Scratch& s) const {
+  void attend_behind(Index batch, Index head, const Index* rows, Index count, Span keys, const Scratch& s) const {
     const Index dim = problem_.q.dim;
-    for (Index r = 0; r < count; ++r) simd::copy(s.q + r * dim, problem_.q.row(batch, head, s.rows[r]), dim);
+    for (Index r = 0; r < count; ++r) {
+      if (r + ahead < count) prefetch(problem_.q.row(batch, head, rows[r + ahead]), dim);
+      simd::copy(s.q + r * dim, problem_.q.row(batch, head, rows[r]), dim);
+    }
     attend_part(part(batch, head, {s.q, 1, 1, count, dim, 0, 0, dim}, keys, s), mask::Everything{});
   }
 
-  // A range of queries whose positions lie in the block.
-  void attend_own(Index batch, Index head, Span queries, Span keys, const Scratch& s) const {
+  // A range of queries whose positions lie in the block. Those that do not list it are computed for nothing.
+  void attend_inside(Index batch, Index head, Span queries, Span keys, const Scratch& s) const {
     const View<const T> q{problem_.q.row(batch, head, queries.first),
                           1,
                           1,
@@ -184,34 +188,29 @@ class ByKeyBlock {
     OverTiles(pass, 1).run(exec::Serial());
   }
 
-  // Adds the results of a gathering to those of its queries. They stand at their place among the gathered, or behind
-  // query `first` when it is a range.
-  void merge(Index batch, Index head, Index segment, Index count, Index first, const Scratch& s) const {
-    const Index width = problem_.v.dim;
-    for (Index n = 0; n < count; ++n) {
-      const Index i = s.rows[n], r = first < 0 ? n : i - first;
-      const T log_sum = s.log_sum[r];
-      if (log_sum == -simd::infinity<T>) continue;
-      T* const out = problem_.out.row(batch, head, i);
-      T& reference = s.reference[i - segment];
-      T& total = s.total[i - segment];
-      const T* const more = s.out + r * width;
-      if (log_sum > reference) {
-        const T shrink = std::exp(reference - log_sum);
-        if (shrink != T(0)) simd::scale(out, width, shrink);
-        total = total * shrink + T(1);
-        reference = log_sum;
-        if (shrink != T(0)) {
-          simd::add(out, more, width);
-        } else {
-          simd::copy(out, more, width);
-        }
-      } else {
-        const T weight = std::exp(log_sum - reference);
-        total += weight;
-        simd::add_scaled(out, weight, more, width);
-      }
+  // Adds row r of the last part to the result of query i.
+  void merge(Index batch, Index head, Index segment, Index i, Index r, const Scratch& s) const {
+    using simd::Pack;
+    const T log_sum = s.log_sum[r];
+    if (log_sum == -simd::infinity<T>) return;
+    T& reference = s.reference[i - segment];
+    T& total = s.total[i - segment];
+    T* const out = problem_.out.row(batch, head, i);
+    const T* const more = s.out + r * problem_.v.dim;
+    if (log_sum > reference) {
+      const T shrink = std::exp(reference - log_sum);
+      total = total * shrink + T(1);
+      reference = log_sum;
+      simd::combine(out, more, problem_.v.dim, [shrink](Pack<T> o, Pack<T> m) { return fma(o, Pack<T>(shrink), m); });
+    } else {
+      const T weight = std::exp(log_sum - reference);
+      total += weight;
+      simd::add_scaled(out, weight, more, problem_.v.dim);
     }
+  }
+
+  [[gnu::always_inline]] static void prefetch(const T* row, Index dim) {
+    for (Index d = 0; d < dim; d += Index(scratch_alignment / sizeof(T))) __builtin_prefetch(row + d);
   }
 
   void finish(Index batch, Index head, Index i, Index at, const Scratch& s) const {
