@@ -46,7 +46,7 @@ class BlockScores {
   BlockScores(Index dim, Index most_rows, Index block)
       : dim_(dim),
         depth_(simd::whole<T>(dim)),
-        step_(std::max<Index>(piece / block, 1)),
+        step_(std::max<Index>((rows_of_one % block == 0 ? rows_of_one : piece) / block, 1)),
         padded_((step_ * block + piece - 1) / piece * piece),
         queries_(std::size_t(std::max(simd::whole<T>(most_rows), few) * depth_)),
         keys_(std::size_t(padded_ * depth_)),
@@ -74,15 +74,13 @@ class BlockScores {
   // scores[i] = the score of blocks[i], -infinity for a block that no row may see.
   void operator()(const Keys& k, std::span<const Index> blocks, T* scores) {
     const Index count = Index(blocks.size());
-    ask(k, blocks.first(std::size_t(std::min(step_, count))));
     for (Index i = 0; i < count; i += step_) {
       const Index some = std::min(step_, count - i);
-      const auto now = blocks.subspan(std::size_t(i), std::size_t(some));
-      gather(k, now);
-      ask(k, blocks.subspan(std::size_t(i + some), std::size_t(std::min(step_, count - i - some))));
+      gather(k, blocks.subspan(std::size_t(i), std::size_t(some)));
       multiply(some * k.block);
       for (Index n = 0; n < some; ++n) {
-        if ((now[std::size_t(n)] + 1) * k.block > q_.first_limit) hide(k, now[std::size_t(n)], n * k.block);
+        const Index block = blocks[std::size_t(i + n)];
+        if ((block + 1) * k.block > q_.first_limit) hide(k, block, n * k.block);
         scores[i + n] = largest(n * k.block, k.block);
       }
     }
@@ -92,19 +90,9 @@ class BlockScores {
   static constexpr Index few = 4;                          // rows that are better not made columns
   static constexpr int rows_of_one = 2 * simd::tile_rows;  // keys of a register tile of one vector
   static constexpr Index piece = 4 * rows_of_one;          // keys of a step
-  static constexpr Index line = 64 / Index(sizeof(T));
   static constexpr T lowest = -std::numeric_limits<T>::infinity();
 
   bool as_rows() const { return q_.count <= few; }
-
-  void ask(const Keys& k, std::span<const Index> blocks) const {
-    for (const Index b : blocks) {
-      const Index last = std::min((b + 1) * k.block, k.count);
-      for (Index j = b * k.block; j < last; ++j) {
-        for (Index d = 0; d < dim_; d += line) __builtin_prefetch(k.rows + j * k.stride + d, 0, 2);
-      }
-    }
-  }
 
   // The keys of some blocks side by side; a block that the end cuts repeats its last key.
   void gather(const Keys& k, std::span<const Index> blocks) {
