@@ -39,4 +39,13 @@ const bool added =
       fovea::block_sparse(in.q, in.k, in.v, out, lists, {}, executor);
     });
 
+const bool added_real = bench::add("block_sparse/block_sparse", bench::approximate_shapes(),
+                                   bench::method([](const auto& in, auto& lists, auto&& out, const auto& executor) {
+                                     fovea::block_sparse(in.q, in.k, in.v, out, lists, {}, executor);
+                                   }).state([](const auto& in, const auto&) {
+                                       return table(in.shape);
+                                     }).keeps([](const auto& in, auto& lists, const auto&) {
+                                     return bench::Kept(fovea::mask::blocks(lists), in.shape);
+                                   }));
+
 }  // namespace

@@ -34,4 +34,22 @@ const bool added =
                                    executor);
                });
 
+// Every other head streams.
+std::vector<bool> retrieval(const bench::Shape& s) {
+  std::vector<bool> flags;
+  for (bench::Index h = 0; h < s.heads; ++h) flags.push_back(h % 2 == 0);
+  return flags;
+}
+
+const bool added_real = bench::add(
+    "sink/head_split", bench::approximate_shapes(true),
+    bench::method([](const auto& in, auto&& out, const auto& executor) {
+      fovea::head_split(in.q, in.k, in.v, out,
+                        {.retrieval = retrieval(in.shape), .window = in.shape.keys / 8, .sink_tokens = 4}, executor);
+    }).keeps([](const auto& in, const auto&) {
+      return bench::Kept([width = in.shape.keys / 8](const bench::Row& row, bench::Index key) {
+        return row.head % 2 == 0 || row.query - key < width || key < 4;
+      });
+    }));
+
 }  // namespace

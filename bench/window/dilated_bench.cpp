@@ -32,4 +32,17 @@ const bool added = bench::add("window/dilated", shapes(), [](const auto& in, aut
   }
 });
 
+// An eighth of the keys again, every fourth.
+const bool added_real =
+    bench::add("window/dilated", bench::approximate_shapes(),
+               bench::method([](const auto& in, auto&& out, const auto& executor) {
+                 fovea::bidirectional_dilated_window(in.q, in.k, in.v, out,
+                                                     {.distance = in.shape.keys / 16, .dilation = dilation}, executor);
+               }).keeps([](const auto& in, const auto&) {
+                 return bench::Kept([most = in.shape.keys / 16](const bench::Row& row, bench::Index key) {
+                   const bench::Index n = row.query < key ? key - row.query : row.query - key;
+                   return n % dilation == 0 && n / dilation <= most;
+                 });
+               }));
+
 }  // namespace

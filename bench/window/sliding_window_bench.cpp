@@ -29,4 +29,25 @@ const bool added = bench::add("window/sliding_window", shapes(), [](const auto& 
   }
 });
 
+// An eighth of the keys, the latest with four sink tokens, or those on both sides.
+const bool added_causal = bench::add(
+    "window/sliding_window", bench::approximate_shapes(true),
+    bench::method([](const auto& in, auto&& out, const auto& executor) {
+      fovea::sliding_window(in.q, in.k, in.v, out, {.window = in.shape.keys / 8, .sink_tokens = 4}, executor);
+    }).keeps([](const auto& in, const auto&) {
+      return bench::Kept([width = in.shape.keys / 8](const bench::Row& row, bench::Index key) {
+        return row.query - key < width || key < 4;
+      });
+    }));
+
+const bool added_both_sides =
+    bench::add("window/sliding_window", bench::approximate_shapes(),
+               bench::method([](const auto& in, auto&& out, const auto& executor) {
+                 fovea::bidirectional_window(in.q, in.k, in.v, out, {.distance = in.shape.keys / 16}, executor);
+               }).keeps([](const auto& in, const auto&) {
+                 return bench::Kept([distance = in.shape.keys / 16](const bench::Row& row, bench::Index key) {
+                   return row.query - key <= distance && key - row.query <= distance;
+                 });
+               }));
+
 }  // namespace
