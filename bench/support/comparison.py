@@ -41,6 +41,13 @@ def panels(plt, groups):
     return figure, list(zip(grid.flat, groups.items()))
 
 
+def round_numbers(first, last):
+    """1, 2 and 5 times powers of ten between the two; powers of ten alone where there would be too many."""
+    powers = [10.0**power for power in range(-8, 6)]
+    every = [digit * power for power in powers for digit in (1, 2, 5) if first <= digit * power <= last]
+    return every if len(every) <= 8 else [power for power in powers if first <= power <= last]
+
+
 def mark(axes, row, at, colour, texts):
     hollow = row.pattern == "causal"
     axes.plot(*at, "o", color=colour, markersize=6, markerfacecolor="white" if hollow else colour, markeredgewidth=1.4)
@@ -48,13 +55,14 @@ def mark(axes, row, at, colour, texts):
 
 
 def write_names(axes, texts):
-    """Names beside their points, moved up or down so that none covers another, and to the left near the right edge."""
+    """Names beside their points, moved up or down so that none covers a name or point, and to the left near the edge."""
     figure = axes.figure
     figure.canvas.draw()
-    box, taken = axes.get_window_extent(), []
+    box = axes.get_window_extent()
+    taken = [(x - 5, y, 10) for x, y in (axes.transData.transform(at) for at, _, _ in texts)]
     for at, name, colour in sorted(texts, key=lambda text: tuple(axes.transData.transform(text[0]))):
         x, y = axes.transData.transform(at)
-        width, height = 0.62 * 7 * len(name) * figure.dpi / 72 * 0.95, 8.5 * figure.dpi / 72
+        width, height = 4.1 * len(name) * figure.dpi / 72, 8.5 * figure.dpi / 72  # of letters of seven points
         left = x + width + 12 > box.x1
         start = x - width - 8 if left else x + 8
         for step in (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6):
@@ -113,8 +121,9 @@ def pareto_picture(plt, results):
         axes.set_xlim(min(0.7, low / 1.3), max(2, high * 2.2))
         bottom, top = min(y for _, y in points), max(y for _, y in points)
         axes.set_ylim(bottom / 2.5, top * 2.5)
-        ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if min(0.7, low / 1.3) <= t <= high * 2.2]
-        axes.set_xticks(ticks, [f"{t:g}x" for t in ticks])
+        for axis, (first, last), unit in ((axes.xaxis, axes.get_xlim(), "x"), (axes.yaxis, axes.get_ylim(), "")):
+            ticks = round_numbers(first, last)
+            axis.set_ticks(ticks, [f"{tick:g}{unit}" for tick in ticks])
         axes.minorticks_off()
         axes.axvline(1, color=INK, linewidth=0.8)
         axes.set_xlabel("speed over dense", fontsize=9, color=INK)

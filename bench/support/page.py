@@ -12,6 +12,7 @@ from results import (
     BASELINE,
     COMPARISONS,
     DENSE,
+    WORDS,
     build_lines,
     columns,
     comparison_columns,
@@ -289,13 +290,15 @@ def pictures(results):
 
 
 def html_table(heads, lines, classes=()):
-    """A table; a cell whose text is one of `classes` gets that class."""
+    """A table; a cell whose text is one of `classes` gets that class, and a column of words is told from numbers."""
 
-    def cell(text):
-        return f'<td class="{text}">{text}</td>' if text in classes else f"<td>{html.escape(text)}</td>"
+    def cell(kind, head, text):
+        name = text if text in classes else "words" if head in WORDS else ""
+        attribute = f' class="{name}"' if name else ""
+        return f"<{kind}{attribute}>{html.escape(text)}</{kind}>"
 
-    head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
-    body = "\n".join(f"<tr>{''.join(map(cell, line))}</tr>" for line in lines)
+    head = "".join(cell("th", text, text) for text in heads)
+    body = "\n".join(f"<tr>{''.join(cell('td', *pair) for pair in zip(heads, line))}</tr>" for line in lines)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
 
 

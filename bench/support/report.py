@@ -13,6 +13,7 @@ import pathlib
 from page import page
 from results import (
     COMPARISONS,
+    WORDS,
     Results,
     build_lines,
     columns,
@@ -24,13 +25,10 @@ from results import (
 )
 
 
-NAMES = ("ratio", "shape", "input", "method")  # columns of words
-
-
 def aligned(heads, cells):
     widths = [max(len(line[i]) for line in [heads] + cells) for i in range(len(heads))]
     layout = lambda line: "  ".join(
-        text.ljust(w) if head in NAMES else text.rjust(w) for head, text, w in zip(heads, line, widths)
+        text.ljust(w) if head in WORDS else text.rjust(w) for head, text, w in zip(heads, line, widths)
     ).rstrip()
     return "\n".join([layout(heads), "  ".join("-" * w for w in widths)] + [layout(line) for line in cells])
 

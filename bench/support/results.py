@@ -29,6 +29,7 @@ COMPARISONS = {
     "prefill": "Approximate methods at many queries",
     "small": "Approximate methods on small problems",
 }
+WORDS = ("ratio", "shape", "input", "method")  # columns that hold words
 PEER_TOLERANCE = 1e-4  # a peer further from its double reference than this is not counted
 
 
