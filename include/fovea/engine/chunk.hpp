@@ -59,7 +59,10 @@ class Chunks {
   static constexpr auto kind = Decay::kind;
   static constexpr bool by_channel = kind == decay::Kind::per_channel;
   static constexpr bool by_token = kind == decay::Kind::per_head || kind == decay::Kind::per_token;
-  static constexpr bool copies_keys = by_channel || !std::is_same_v<Feature, feature::BoundIdentity<T>>;
+  static constexpr bool identity = std::is_same_v<Feature, feature::BoundIdentity<T>>;
+
+  // Keys are read where they lie when they are their own features; by channel, if they are whole vectors too.
+  bool copies_keys() const { return !identity || (by_channel && depth_ != row_); }
 
   // Scratch of a worker.
   struct Memory {
@@ -74,7 +77,7 @@ class Chunks {
     T* ones;                     // as many as rows of anything
     T* shrink;                   // e^(b_L) for every row of the state
     T* weights;                  // one decay for all: e^(b_i - b_j) [length x keys]
-    T *sums, *from_start;        // sums of log decays; e^(b_i) [keys]
+    T* from_start;               // e^(b_i) [keys]
     T* factors;                  // decays by channel: e^g [length x row]
     T* decayed_keys;             // k e^b [length x row]
     T *prefix, *decayed;         // of a block [block x row]
@@ -94,7 +97,7 @@ class Chunks {
     Memory m;
     m.state = piece(true, depth_ * width_);
     m.columns = piece(true, depth_ * keys_);
-    m.keys = piece(copies_keys, length_ * row_);
+    m.keys = piece(copies_keys(), length_ * row_);
     m.queries = piece(true, group * length_ * row_);
     m.scores = piece(true, group * length_ * keys_);
     m.corrections = piece(Write::corrects, length_ * keys_);
@@ -103,7 +106,6 @@ class Chunks {
     m.ones = piece(true, std::max(length_, depth_));
     m.shrink = piece(true, row_);
     m.weights = piece(by_token, length_ * keys_);
-    m.sums = piece(by_token, keys_);
     m.from_start = piece(by_token, keys_);
     m.factors = piece(by_channel, length_ * row_);
     m.decayed_keys = piece(by_channel && Write::corrects, length_ * row_);
@@ -112,7 +114,7 @@ class Chunks {
     m.log_sums = piece(by_channel, row_);
     m.start = piece(by_channel, row_);
     m.step = piece(by_channel, row_);
-    m.lanes = piece(by_channel, simd::lanes<T> * simd::lanes<T>);
+    m.lanes = piece(by_channel, simd::lanes<T> * simd::lanes<T> + row_);
     if (size != nullptr) *size = used;
     return m;
   }
@@ -150,9 +152,10 @@ class Chunks {
    private:
     void chunk(Span tokens) {
       const Index n = tokens.size();
+      ask_for({tokens.last, std::min(tokens.last + n, p_.q.length)});
       const T* k = p_.k.row(batch_, kv_head_, tokens.first);
       Index k_stride = p_.k.length_stride;
-      if constexpr (copies_keys) {
+      if (c_.copies_keys()) {
         pass_.features.template operator()<feature::Side::key>(k, k_stride, n, m_.keys, c_.row_,
                                                                Row{batch_, kv_head_, tokens.first});
         if constexpr (by_channel) clear_ends(m_.keys, n);
@@ -162,6 +165,12 @@ class Chunks {
       for (Index i = 0; i < p_.group; ++i) {
         const Index head = kv_head_ * p_.group + i;
         T* const q = queries(i);
+        if constexpr (identity) {
+          for (Index t = 0; t < n; ++t)
+            simd::copy_scaled(q + t * c_.row_, p_.q.row(batch_, head, tokens.first + t), c_.depth_, pass_.scale);
+          if constexpr (by_channel) clear_ends(q, n);
+          continue;
+        }
         pass_.features.template operator()<feature::Side::query>(
             p_.q.row(batch_, head, tokens.first), p_.q.length_stride, n, q, c_.row_, Row{batch_, head, tokens.first});
         for (Index t = 0; t < n; ++t) simd::scale(q + t * c_.row_, c_.depth_, pass_.scale);
@@ -169,7 +178,7 @@ class Chunks {
       }
 
       if constexpr (by_channel) {
-        score_by_channel(tokens);
+        score_by_channel(tokens, k, k_stride);
       } else {
         if constexpr (kind == decay::Kind::per_token) sum_weights(tokens);
         score(n, k, k_stride);
@@ -188,6 +197,20 @@ class Chunks {
       }
       read(tokens, v, v_stride);
       remember(n, v, v_stride);
+    }
+
+    // Has the rows of the next chunk brought closer.
+    void ask_for(Span tokens) const {
+      const auto fetch = [](const T* row, Index n) {
+        constexpr Index line = Index(scratch_alignment / sizeof(T));
+        for (Index j = 0; j < n; j += line) __builtin_prefetch(row + j);
+      };
+      for (Index t = tokens.first; t < tokens.last; ++t) {
+        fetch(p_.k.row(batch_, kv_head_, t), p_.k.dim);
+        fetch(p_.v.row(batch_, kv_head_, t) + part_.first, part_.size());
+        for (Index i = 0; i < p_.group; ++i) fetch(p_.q.row(batch_, kv_head_ * p_.group + i, t), p_.q.dim);
+        if constexpr (by_channel) fetch(pass_.decay.log_gates(batch_, kv_head_, t), c_.depth_);
+      }
     }
 
     T* queries(Index i) const { return m_.queries + i * c_.length_ * c_.row_; }
@@ -215,23 +238,23 @@ class Chunks {
 
     // Weights e^(b_i - b_j) from the log decays of a chunk: the sums over (j, i] are kept up, not subtracted.
     void sum_weights(Span tokens) {
-      const simd::PowerUnit<T> unit(simd::log2_e);
-      const auto power = [&](T* to, const T* sums, Index n) {
-        for (Index j = 0; j < n; j += simd::lanes<T>)
-          simd::store(to + j, simd::exp2_weight<T>(simd::load(sums + j), unit));
-      };
-      T* const sums = m_.sums;
-      std::fill_n(sums, c_.keys_, T(0));
+      const Index n = tokens.size();
       T sum = 0;
-      for (Index i = 0; i < tokens.size(); ++i) {
+      for (Index i = 0; i < n; ++i) {
         const T g = pass_.decay.log_gate(batch_, kv_head_, tokens.first + i);
         m_.from_start[i] = sum += g;
-        for (Index j = 0; j < i; j += simd::lanes<T>) simd::store(sums + j, simd::load(sums + j) + simd::Pack<T>(g));
-        sums[i] = 0;
-        power(m_.weights + i * c_.keys_, sums, i + 1);
+        T* const row = m_.weights + i * c_.keys_;
+        for (Index j = 0; j < i; j += simd::lanes<T>)
+          simd::store(row + j, simd::load(row - c_.keys_ + j) + simd::Pack<T>(g));
+        std::fill(row + i, row + simd::whole<T>(i + 1), T(0));
       }
-      std::fill(m_.from_start + tokens.size(), m_.from_start + simd::whole<T>(tokens.size()), T(0));
-      power(m_.from_start, m_.from_start, tokens.size());
+      std::fill(m_.from_start + n, m_.from_start + simd::whole<T>(n), T(0));
+      const simd::PowerUnit<T> unit(simd::log2_e);
+      for (Index i = 0; i <= n; ++i) {
+        T* const row = i < n ? m_.weights + i * c_.keys_ : m_.from_start;
+        for (Index j = 0; j <= std::min(i, n - 1); j += simd::lanes<T>)
+          simd::store(row + j, simd::exp2_weight<T>(simd::load(row + j), unit));
+      }
     }
 
     // P and A where every channel decays alike.
@@ -251,7 +274,7 @@ class Chunks {
     }
 
     // P and A where every channel has its own decay; leaves decayed queries and keys behind.
-    void score_by_channel(Span tokens) {
+    void score_by_channel(Span tokens, const T* k, Index k_stride) {
       const Index n = tokens.size(), row = c_.row_;
       const simd::PowerUnit<T> unit(simd::log2_e);
       std::fill_n(m_.log_sums, row, T(0));
@@ -274,11 +297,12 @@ class Chunks {
         }
 
         if constexpr (Write::corrects) {
-          score_block(first, count, m_.keys, m_.decayed_keys, m_.corrections);
+          score_block(first, count, k, k_stride, k, k_stride, m_.decayed_keys, m_.corrections);
           for (Index i = first; i < first + count; ++i)
             simd::weigh_row<T>(m_.corrections + i * c_.keys_, i, simd::whole<T>(first + count), T(-1), nullptr);
         }
-        for (Index h = 0; h < p_.group; ++h) score_block(first, count, queries(h), queries(h), scores(h));
+        for (Index h = 0; h < p_.group; ++h)
+          score_block(first, count, k, k_stride, queries(h), row, queries(h), scores(h));
 
         // The columns of earlier blocks decay over this one, its own to its end.
         for (Index d = 0; d < row; d += simd::lanes<T>) {
@@ -291,7 +315,7 @@ class Chunks {
         for (Index d = 0; d < row; d += simd::lanes<T>) {
           simd::Pack<T> fade(T(1));
           for (Index i = count - 1; i >= 0; --i) {
-            simd::store(m_.decayed + i * row + d, fade * simd::load(m_.keys + (first + i) * row + d));
+            simd::store(m_.decayed + i * row + d, fade * simd::load(k + (first + i) * k_stride + d));
             fade = fade * simd::load(m_.factors + (first + i) * row + d);
           }
         }
@@ -301,18 +325,17 @@ class Chunks {
     }
 
     // Scores of the rows x of a block with all keys up to it; to = x e^b.
-    void score_block(Index first, Index count, const T* x, T* to, T* s) {
+    void score_block(Index first, Index count, const T* k, Index k_stride, const T* x, Index x_stride, T* to, T* s) {
       const Index row = c_.row_;
       for (Index i = 0; i < count; ++i) {
-        T* const decayed = m_.decayed + i * row;
-        simd::copy(decayed, x + (first + i) * row, row);
-        simd::decayed_scores<T>(i + 1, row, decayed, m_.keys + first * row, row, m_.factors + first * row, row,
-                                s + (first + i) * c_.keys_ + first, m_.lanes);
-        std::fill(s + (first + i) * c_.keys_ + first + simd::whole<T>(i + 1),
-                  s + (first + i) * c_.keys_ + end(first + i), T(0));
+        const T* const from = x + (first + i) * x_stride;
+        T* const score = s + (first + i) * c_.keys_ + first;
+        simd::decayed_scores<T>(i + 1, row, from, k + first * k_stride, k_stride, m_.factors + first * row, row, score,
+                                m_.lanes);
+        std::fill(score + simd::whole<T>(i + 1), score + (end(first + i) - first), T(0));
         for (Index d = 0; d < row; d += simd::lanes<T>) {
-          const auto from_block = simd::load(x + (first + i) * row + d) * simd::load(m_.prefix + i * row + d);
-          simd::store(decayed + d, from_block);
+          const auto from_block = simd::load(from + d) * simd::load(m_.prefix + i * row + d);
+          simd::store(m_.decayed + i * row + d, from_block);
           simd::store(to + (first + i) * row + d, from_block * simd::load(m_.start + d));
         }
       }
@@ -353,15 +376,19 @@ class Chunks {
     // Outputs of a chunk.
     void read(Span tokens, const T* v, Index v_stride) {
       const Index n = tokens.size();
-      bool finite = true;
-      for (Index t = 0; t < n && finite; ++t) finite = simd::all_finite(v + t * v_stride, width_);
       const T* const shrink = by_token ? m_.from_start : m_.ones;
       for (Index h = 0; h < p_.group; ++h) {
         const Index head = kv_head_ * p_.group + h;
         T* const out = direct_ ? p_.out.row(batch_, head, tokens.first) + part_.first : m_.out;
         const Index stride = direct_ ? p_.out.length_stride : width_;
-        simd::multiply<simd::Onto::nothing>(n, width_, c_.depth_, queries(h), c_.row_, m_.state, width_, out, stride);
-        simd::multiply_lower(n, width_, scores(h), c_.keys_, v, v_stride, out, stride, shrink, !finite);
+        const auto read_rows = [&](bool strict) {
+          simd::multiply<simd::Onto::nothing>(n, width_, c_.depth_, queries(h), c_.row_, m_.state, width_, out, stride);
+          simd::multiply_lower(n, width_, scores(h), c_.keys_, v, v_stride, out, stride, shrink, strict);
+        };
+        read_rows(false);
+        // The last row meets every value of the chunk. Unless it is finite, one of them may not be, and the rows before
+        // that one must not meet it, not even with a weight of zero.
+        if (!simd::all_finite(out + (n - 1) * stride, width_)) read_rows(true);
         for (Index t = 0; !direct_ && t < n; ++t) {
           const T* const sums = out + t * width_;
           pass_.finish(sums, part_.size(), c_.divides_ ? sums[part_.size()] : T(1),

@@ -97,9 +97,10 @@ inline void weigh_row(T* x, Index seen, Index end, T factor, const T* weight) {
 
 namespace detail {
 
-// sums[j] += x . k_j in vectors, and x moves back over token j: x *= fade_j; for j = count - 1, ..., 0.
+// sums[j] = x . k_j in vectors, and x moves back over token j: x *= fade_j; for j = count - 1, ..., 0. to = x.
 template <int count, class T>
-inline void decayed_dots(Index width, T* x, const T* k, Index k_stride, const T* fade, Index fade_stride, T* sums) {
+inline void decayed_dots(Index width, const T* x, T* to, const T* k, Index k_stride, const T* fade, Index fade_stride,
+                         T* sums) {
   Pack<T> sum[count];
 #pragma GCC unroll 4
   for (int j = 0; j < count; ++j) sum[j] = Pack<T>(T(0));
@@ -110,7 +111,7 @@ inline void decayed_dots(Index width, T* x, const T* k, Index k_stride, const T*
       sum[j] = fma(v, load(k + j * k_stride + d), sum[j]);
       v = v * load(fade + j * fade_stride + d);
     }
-    store(x + d, v);
+    store(to + d, v);
   }
 #pragma GCC unroll 4
   for (int j = 0; j < count; ++j) store(sums + j * lanes<T>, sum[j]);
@@ -119,29 +120,30 @@ inline void decayed_dots(Index width, T* x, const T* k, Index k_stride, const T*
 }  // namespace detail
 
 // scores[j] = sum_d x_d k_jd fade_(j+1)d ... fade_(count-1)d for the rows j < count of k; zero behind them up to a
-// whole vector. x is used up. width: whole vectors, zero behind the last element. Sums are taken in `memory`, `lanes`
-// vectors.
+// whole vector. width: whole vectors, zero behind the last element. `memory` holds a row of them and `lanes` vectors.
 template <class T>
-inline void decayed_scores(Index count, Index width, T* x, const T* k, Index k_stride, const T* fade, Index fade_stride,
-                           T* scores, T* memory) {
+inline void decayed_scores(Index count, Index width, const T* x, const T* k, Index k_stride, const T* fade,
+                           Index fade_stride, T* scores, T* memory) {
+  T* const moved = memory + lanes<T> * lanes<T>;
   for (Index base = (count - 1) / lanes<T> * lanes<T>; base >= 0; base -= lanes<T>) {
     const Index here = std::min(lanes<T>, count - base);
     for (Index j = (here - 1) / 4 * 4; j >= 0; j -= 4) {
       const T* const keys = k + (base + j) * k_stride;
       const T* const fades = fade + (base + j) * fade_stride;
       T* const sums = memory + j * lanes<T>;
+      const T* const from = base + j + 4 >= count ? x : moved;
       switch (std::min<Index>(here - j, 4)) {
         case 4:
-          detail::decayed_dots<4>(width, x, keys, k_stride, fades, fade_stride, sums);
+          detail::decayed_dots<4>(width, from, moved, keys, k_stride, fades, fade_stride, sums);
           break;
         case 3:
-          detail::decayed_dots<3>(width, x, keys, k_stride, fades, fade_stride, sums);
+          detail::decayed_dots<3>(width, from, moved, keys, k_stride, fades, fade_stride, sums);
           break;
         case 2:
-          detail::decayed_dots<2>(width, x, keys, k_stride, fades, fade_stride, sums);
+          detail::decayed_dots<2>(width, from, moved, keys, k_stride, fades, fade_stride, sums);
           break;
         default:
-          detail::decayed_dots<1>(width, x, keys, k_stride, fades, fade_stride, sums);
+          detail::decayed_dots<1>(width, from, moved, keys, k_stride, fades, fade_stride, sums);
       }
     }
     constexpr int n = int(lanes<T>);
