@@ -46,11 +46,12 @@ class BlockScores {
   BlockScores(Index dim, Index most_rows, Index block)
       : dim_(dim),
         depth_(simd::whole<T>(dim)),
-        step_(std::max<Index>((rows_of_one % block == 0 ? rows_of_one : piece) / block, 1)),
-        padded_((step_ * block + piece - 1) / piece * piece),
+        step_(std::max<Index>(4 * tile / block, 1)),
+        padded_((step_ * block + tile - 1) / tile * tile),
         queries_(std::size_t(std::max(simd::whole<T>(most_rows), few) * depth_)),
-        keys_(std::size_t(padded_ * depth_)),
-        products_(std::size_t(padded_ * std::max(simd::whole<T>(most_rows), few))) {}
+        gathered_(std::size_t(padded_ * depth_)),
+        products_(std::size_t(padded_ * std::max(simd::whole<T>(most_rows), few))),
+        keys_(std::size_t(padded_)) {}
 
   // Takes over the queries of the calls that follow.
   void begin(const Queries& q) {
@@ -87,37 +88,74 @@ class BlockScores {
   }
 
  private:
-  static constexpr Index few = 4;                          // rows that are better not made columns
-  static constexpr int rows_of_one = 2 * simd::tile_rows;  // keys of a register tile of one vector
-  static constexpr Index piece = 4 * rows_of_one;          // keys of a step
+  static constexpr Index few = 4;                     // rows that are better not made columns
+  static constexpr Index tile = 2 * simd::tile_rows;  // keys of a register tile of one vector
   static constexpr T lowest = -std::numeric_limits<T>::infinity();
 
   bool as_rows() const { return q_.count <= few; }
 
-  // The keys of some blocks side by side; a block that the end cuts repeats its last key.
+  // The keys of some blocks, where they lie or, for few rows, side by side; a block that the end cuts repeats its last.
   void gather(const Keys& k, std::span<const Index> blocks) {
-    T* to = keys_.data();
+    Index n = 0;
     for (const Index b : blocks) {
-      for (Index j = b * k.block; j < (b + 1) * k.block; ++j, to += depth_)
-        simd::copy(to, k.rows + std::min(j, k.count - 1) * k.stride, dim_);
+      for (Index j = b * k.block; j < (b + 1) * k.block; ++j, ++n) {
+        const T* const key = k.rows + std::min(j, k.count - 1) * k.stride;
+        if (as_rows()) {
+          simd::copy(gathered_.data() + n * depth_, key, dim_);
+        } else {
+          keys_[std::size_t(n)] = key;
+        }
+      }
     }
+    if (!as_rows()) std::fill(keys_.begin() + n, keys_.end(), keys_.front());
   }
 
   // Products of all rows with `count` gathered keys: [keys x columns], or [rows x padded keys] for few rows.
   void multiply(Index count) {
     if (as_rows()) {
-      simd::dot_rows(q_.count, queries_.data(), depth_, count, keys_.data(), depth_, depth_, products_.data(), padded_);
-    } else if (columns_ == simd::lanes<T>) {
-      multiply<rows_of_one>(count, simd::lanes<T>);
-    } else {
-      multiply<simd::tile_rows>(count, columns_);
+      simd::dot_rows(q_.count, queries_.data(), depth_, count, gathered_.data(), depth_, depth_, products_.data(),
+                     padded_);
+      return;
+    }
+    for (Index c = 0; c < columns_; c += 2 * simd::lanes<T>) {
+      if (c + simd::lanes<T> < columns_) {
+        for (Index j = 0; j < count; j += simd::tile_rows) product_tile<simd::tile_rows, 2>(j, c);
+      } else {
+        for (Index j = 0; j < count; j += 2 * simd::tile_rows) product_tile<2 * simd::tile_rows, 1>(j, c);
+      }
     }
   }
-  template <int rows>
-  void multiply(Index count, Index columns) {
-    for (Index j = 0; j < count; j += rows)
-      simd::multiply_rows<rows, simd::Onto::nothing>(columns, dim_, keys_.data() + j * depth_, depth_, queries_.data(),
-                                                     columns, products_.data() + j * columns, columns);
+
+  // A register tile: the keys from `first` on, read where they lie, with the columns from `column` on.
+  template <int keys, int vectors>
+  void product_tile(Index first, Index column) {
+    const T* key[keys];
+    simd::Pack<T> sum[keys][vectors];
+#pragma GCC unroll 16
+    for (int i = 0; i < keys; ++i) {
+      key[i] = keys_[std::size_t(first + i)];
+#pragma GCC unroll 2
+      for (int j = 0; j < vectors; ++j) sum[i][j] = simd::Pack<T>(T(0));
+    }
+#pragma GCC unroll 4
+    for (Index d = 0; d < dim_; ++d) {
+      const T* const q = queries_.data() + d * columns_ + column;
+      simd::Pack<T> row[vectors];
+#pragma GCC unroll 2
+      for (int j = 0; j < vectors; ++j) row[j] = simd::load(q + j * simd::lanes<T>);
+#pragma GCC unroll 16
+      for (int i = 0; i < keys; ++i) {
+        const simd::Pack<T> x(key[i][d]);
+#pragma GCC unroll 2
+        for (int j = 0; j < vectors; ++j) sum[i][j] = simd::fma(x, row[j], sum[i][j]);
+      }
+    }
+    T* const to = products_.data() + first * columns_ + column;
+#pragma GCC unroll 16
+    for (int i = 0; i < keys; ++i) {
+#pragma GCC unroll 2
+      for (int j = 0; j < vectors; ++j) simd::store(to + i * columns_ + j * simd::lanes<T>, sum[i][j]);
+    }
   }
 
   // Takes out the products of rows that may not see a key.
@@ -152,7 +190,8 @@ class BlockScores {
 
   Index dim_, depth_, step_, padded_, columns_ = 0;
   Queries q_;
-  std::vector<T> queries_, keys_, products_;
+  std::vector<T> queries_, gathered_, products_;
+  std::vector<const T*> keys_;
 };
 
 // The search itself. Owns its scratch, O(most); one for each worker. The blocks returned ascend and stay valid until
