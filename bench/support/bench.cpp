@@ -142,7 +142,7 @@ void Bench::sample(benchmark::State& state) const {
   const double pairs = known->pairs * accuracy.kept.value_or(1);
   const double flops = ready.flops.value_or(pairs * 2 * double(shape.key_dim + shape.value_dim));
   const double read_bytes = ready.bytes.value_or(shape.kv_bytes());
-  const std::vector<Bytes> areas = read_areas(shape, ready);
+  const std::vector<Bytes> areas = shape.few_queries() ? read_areas(shape, ready) : std::vector<Bytes>{};
   double peak = 0, bandwidth = 0;
   const auto measure_limits = [&] {
     peak += 0.5 * (shape.type == "f64" ? arithmetic_rate<double>(*ready.pool, limit_seconds)

@@ -280,14 +280,12 @@ Accuracy method_accuracy(const Input<T>& in, const State& made, const Tensor<T>&
     method.run(input, state, out, executor);
     return out;
   };
-  const auto select = [&](const Input<T>& input, State state) -> std::optional<Kept> {
-    if constexpr (M::selects) return method.kept(input, state, executor);
-    return {};
-  };
   Accuracy result;
   result.own = true;
   const Tensor<T> out = M::has_state ? run(in, made) : timed;
-  const auto kept = select(in, made);
+  State selecting = made;  // what was kept may refer to it
+  std::optional<Kept> kept;
+  if constexpr (M::selects) kept = method.kept(in, selecting, executor);
   if (method.approximates) compare_with_dense(result, in, out, kept);
   if (kept) result.kept = kept_share(in.shape, *kept);
   const std::optional<Shape> first = M::by_head ? shortened(in.shape) : std::nullopt;
