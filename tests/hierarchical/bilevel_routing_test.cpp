@@ -90,6 +90,8 @@ const std::vector<BilevelRoutingOptions> settings = {
     {.height = 8, .width = 12, .regions = 4, .top_k = 3, .soft_routing = true},
     {.height = 10, .width = 9, .regions = 3, .top_k = 2, .soft_routing = true},
     {.height = 10, .width = 9, .regions = 3, .top_k = 2, .padding = RegionPadding::zeros, .soft_routing = true},
+    {.height = 16, .width = 20, .regions = 2, .top_k = 2},  // regions that fill tiles of their own
+    {.height = 15, .width = 19, .regions = 2, .top_k = 3},
 };
 
 }  // namespace
@@ -213,7 +215,7 @@ TEST_CASE("a table of the caller's, shared by the batch; a region without routes
 }
 
 TEST_CASE("arrays with other strides, and two threads, give the same bits of routing") {
-  for (const std::size_t n : {0, 2, 7}) {
+  for (const std::size_t n : {0, 2, 7, 9}) {
     CAPTURE(n);
     const auto x = some<float>(settings[n], 3, 2, 20, 12);
     const auto plain = run(x, routing(settings[n]));

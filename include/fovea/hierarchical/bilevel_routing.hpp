@@ -185,15 +185,24 @@ class AttendRegions {
 
   // The batch of a part counts heads too, `heads` for each element of the batch; `first` is the first of them.
   void plain(const Problem<T>& part, Index first, Index heads) const {
-    const Index count = regions_.count(), places = regions_.places();
-    mask::SpanTable seen{places, part.q.batch, 1, count, {0}, {}};
-    for (Index n = first; n < first + part.q.batch; ++n) {
+    constexpr Index enough = 48;  // queries of a region that are worth a tile of their own
+    const Index count = regions_.count(), places = regions_.places(), items = part.q.batch;
+    const bool apart = places < enough;
+    mask::SpanTable seen{places, apart ? count : items, apart ? items : 1, apart ? 1 : count, {0}, {}};
+    const auto list = [&](Index n, Index region) {
+      for (const Index block : blocks((first + n) / heads, region)) add(seen, block, block * places);
+      seen.begin.push_back(seen.entries());
+    };
+    if (apart) {
       for (Index region = 0; region < count; ++region) {
-        for (const Index block : blocks(n / heads, region)) add(seen, block, block * places);
-        seen.begin.push_back(seen.entries());
+        for (Index n = 0; n < items; ++n) list(n, region);
+      }
+    } else {
+      for (Index n = 0; n < items; ++n) {
+        for (Index region = 0; region < count; ++region) list(n, region);
       }
     }
-    engine::attend(part, recipe_.mask(mask::spans(std::move(seen))), executor_);
+    engine::attend(apart ? regions_apart(part) : part, recipe_.mask(mask::spans(std::move(seen))), executor_);
   }
 
   // With keys and values multiplied by the weights of their regions.
@@ -227,6 +236,27 @@ class AttendRegions {
   }
 
  private:
+  // A part whose batch elements are the regions and whose heads are the elements that the part had: a small region
+  // would share its tile with others, which read other regions.
+  Problem<T> regions_apart(const Problem<T>& part) const {
+    const auto turned = [&](const auto& x, bool queries) {
+      auto y = x;
+      y.batch = regions_.count();
+      y.heads = x.batch;
+      y.batch_stride = queries ? regions_.places() * x.length_stride : 0;
+      y.head_stride = x.batch_stride;
+      if (queries) y.length = regions_.places();
+      return y;
+    };
+    Problem<T> result = part;
+    result.q = turned(part.q, true);
+    result.k = turned(part.k, false);
+    result.v = turned(part.v, false);
+    result.out = turned(part.out, true);
+    if (part.log_sum.data != nullptr) result.log_sum = turned(part.log_sum, true);
+    return result;
+  }
+
   std::span<const Index> blocks(Index batch, Index region) const {
     const auto& table = routes_.table;
     const Span entries = table.list(table.batch == 1 ? 0 : batch, 0, region);
@@ -249,13 +279,20 @@ class AttendRegions {
 template <class T, exec::Executor Exec>
 void attend_regions(const Problem<T>& problem, const Regions& regions, const RegionRoutes& routes,
                     const BilevelRoutingOptions& options, const Recipe<>& recipe, const Exec& executor) {
-  const Index heads = problem.k.heads, begin = 0;
-  const permute::Order order = regions.order();
-  const AttendRegions<T, Exec> attend(regions, routes, options.padding == RegionPadding::masked, recipe, executor);
-  permute::in_order(problem, order, order, std::span<const Index>(&begin, 1), problem.q.batch * heads, executor,
-                    [&](const Problem<T>& part, Index first) {
-                      options.soft_routing ? attend.soft(part, first, heads) : attend.plain(part, first, heads);
-                    });
+  const bool masked =
+      options.padding == RegionPadding::masked || regions.count() * regions.places() == problem.q.length;
+  const auto& table = routes.table;
+  if (masked && !options.soft_routing && table.entries() == table.batch * regions.count() * regions.count()) {
+    engine::attend(problem, recipe, executor);  // every region reads all
+  } else {
+    const Index heads = problem.k.heads, begin = 0;
+    const permute::Order order = regions.order();
+    const AttendRegions<T, Exec> attend(regions, routes, masked, recipe, executor);
+    permute::in_order(problem, order, order, std::span<const Index>(&begin, 1), problem.q.batch * heads, executor,
+                      [&](const Problem<T>& part, Index first) {
+                        options.soft_routing ? attend.soft(part, first, heads) : attend.plain(part, first, heads);
+                      });
+  }
   combine::add_depthwise(problem.v, problem.out, options.height, options.width, options.local_enhancement, executor);
 }
 
