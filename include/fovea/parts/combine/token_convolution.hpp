@@ -41,14 +41,19 @@ class TokenConvolution {
     for (Index t = 0; t < size; ++t) padded_[std::size_t(margin + t)] = T(weights[t]);
   }
 
-  // Rows [first, first + count) of out, count at most tile_rows; v and out are head 0 of the only batch.
-  void add(const View<const T>& v, const View<T>& out, Index first, Index count) const {
-    const Span seen = around(first, first + count, v.length);
+  // Rows [first, last) of out; v and out are head 0 of the only batch.
+  void add(const View<const T>& v, const View<T>& out, Index first, Index last) const {
     // An infinity or NaN must not meet the zeros beside the kernel.
-    bool together = count == simd::tile_rows;
-    for (Index j = seen.first; together && j < seen.last; ++j) together = simd::all_finite(v.row(0, 0, j), v.dim);
-    if (together) return add_rows<simd::tile_rows>(v, out, first, seen);
-    for (Index i = first; i < first + count; ++i) add_rows<1>(v, out, i, around(i, i + 1, v.length));
+    const bool all = finite(v, around(first, last, v.length));
+    for (Index i = first; i < last; i += simd::tile_rows) {
+      const Index end = std::min<Index>(i + simd::tile_rows, last);
+      const Span seen = around(i, end, v.length);
+      if (end == i + simd::tile_rows && (all || finite(v, seen))) {
+        add_rows<simd::tile_rows>(v, out, i, seen);
+      } else {
+        for (Index r = i; r < end; ++r) add_rows<1>(v, out, r, around(r, r + 1, v.length));
+      }
+    }
   }
 
  private:
@@ -56,6 +61,13 @@ class TokenConvolution {
 
   Span around(Index first, Index last, Index tokens) const {
     return intersect({first - size_ / 2, last + size_ / 2}, {0, tokens});
+  }
+
+  static bool finite(const View<const T>& v, Span tokens) {
+    if (v.length_stride == v.dim) return simd::all_finite(v.row(0, 0, tokens.first), tokens.size() * v.dim);
+    bool all = true;
+    for (Index j = tokens.first; all && j < tokens.last; ++j) all = simd::all_finite(v.row(0, 0, j), v.dim);
+    return all;
   }
 
   template <int rows>
@@ -122,10 +134,8 @@ void add_token_convolution(const V& values, Out&& result, const TokenKernel& ker
       out.batch * out.heads * pieces, double(2 * kernel.size * rows * out.dim), [&](Index begin, Index end) {
         for (Index item = begin; item < end; ++item) {
           const Index b = item / pieces / out.heads, h = item / pieces % out.heads, first = item % pieces * rows;
-          const auto from = detail::head_of(v, b, h / group);
-          const auto to = detail::head_of(out, b, h);
-          for (Index i = first, last = std::min(first + rows, out.length); i < last; i += simd::tile_rows)
-            heads[std::size_t(h)].add(from, to, i, std::min<Index>(simd::tile_rows, last - i));
+          heads[std::size_t(h)].add(detail::head_of(v, b, h / group), detail::head_of(out, b, h), first,
+                                    std::min(first + rows, out.length));
         }
       });
 }

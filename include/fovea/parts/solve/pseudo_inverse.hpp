@@ -10,6 +10,7 @@
 #include <cmath>
 #include <utility>
 
+#include <fovea/simd/row.hpp>
 #include <fovea/simd/tile.hpp>
 
 namespace fovea::inline FOVEA_ISA::solve {
@@ -73,10 +74,9 @@ void pseudo_inverse(const SmallMatrix<T>& a, T start, Index iterations, SmallMat
                     SmallMatrix<T> s, SmallMatrix<T> next) {
   const Index n = a.rows;
   // x = value I - x
-  const auto subtract_from = [n](T value, const SmallMatrix<T>& x) {
-    for (Index i = 0; i < n; ++i) {
-      for (Index j = 0; j < n; ++j) x.row(i)[j] = (i == j ? value : T(0)) - x.row(i)[j];
-    }
+  const auto subtract_from = [n](T value, SmallMatrix<T> x) {
+    simd::scale(x.data, SmallMatrix<T>::size(n, n), T(-1));
+    for (Index i = 0; i < n; ++i) x.row(i)[i] += value;
   };
   T* const result = z.data;
   for (Index i = 0; i < n; ++i) {
@@ -91,7 +91,7 @@ void pseudo_inverse(const SmallMatrix<T>& a, T start, Index iterations, SmallMat
     multiply(p, s, next);
     subtract_from(T(13), next);
     multiply(z, next, s);
-    for (Index i = 0; i < SmallMatrix<T>::size(n, n); ++i) s.data[i] *= T(0.25);
+    simd::scale(s.data, SmallMatrix<T>::size(n, n), T(0.25));
     std::swap(z.data, s.data);
   }
   if (z.data != result) std::copy_n(z.data, SmallMatrix<T>::size(n, n), result);
