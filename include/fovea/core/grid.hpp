@@ -41,6 +41,7 @@ class TiledGrid {
   TiledGrid(const Place& grid, const Place& tile, const Place& patch = {1, 1, 1}, Index pitch = 0)
       : grid_(grid), tile_(tile), patch_(patch), pitch_(pitch == 0 ? volume(tile) : pitch) {
     const Place tiles = whole(grid, tile), patches = whole(tile, patch);
+    tiled_ = times(tiles, tile);
     for (Index t = 0; t < volume(tiles); ++t) origins_.push_back(narrow(times(place_in(tiles, t), tile)));
     for (Index i = 0; i < volume(tile); ++i) {
       const Place corner = times(place_in(patches, i / volume(patch)), patch),
@@ -80,7 +81,7 @@ class TiledGrid {
   Box box(Span positions) const {
     if (positions.empty()) return {};
     const Index first = positions.first / pitch_, last = (positions.last - 1) / pitch_;
-    if (first != last) return hull(origins_[std::size_t(first)], origins_[std::size_t(last)], tile_, {0, 0, 0}, grid_);
+    if (first != last) return hull(origins_[std::size_t(first)], origins_[std::size_t(last)], tile_, {0, 0, 0}, tiled_);
     const Index from = positions.first - first * pitch_;
     const Index to = std::min(positions.last - first * pitch_, Index(offsets_.size())) - 1;
     if (to < from) return {};
@@ -118,6 +119,7 @@ class TiledGrid {
   }
 
   Place grid_, tile_, patch_;
+  Place tiled_{};  // the extents of all tiles
   Index pitch_;
   std::vector<Narrow> origins_;  // of each tile
   std::vector<Narrow> offsets_;  // of each place of a tile, from its origin
