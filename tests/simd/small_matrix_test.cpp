@@ -139,13 +139,12 @@ TEMPLATE_TEST_CASE("scores decay by the factors between two tokens", "[simd]", f
     const Index width = vectors * simd::lanes<T>;
     Rows<T> k(1, 19, width), fade(2, 19, width), x(3, 1, width);
     for (T& f : fade.data) f = std::fabs(f);
-    std::vector<T> memory(std::size_t(simd::lanes<T> * simd::lanes<T> + width));
+    std::vector<T> moved;
+    moved.resize(std::size_t(width));
     bool right = true;
     for (Index count = 1; count <= 19; ++count) {
-      
       std::vector<T> scores(std::size_t(simd::whole<T>(count)), support::nan<T>);
-      simd::decayed_scores<T>(count, width, x.get(), k.get(), width, fade.get(), width, scores.data(),
-                              memory.data());
+      simd::decayed_scores<T>(count, width, x.get(), k.get(), width, fade.get(), width, scores.data(), moved.data());
       for (Index j = 0; j < simd::whole<T>(count); ++j) {
         long double sum = 0;
         for (Index d = 0; j < count && d < width; ++d) {

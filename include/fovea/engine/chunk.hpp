@@ -82,7 +82,7 @@ class Chunks {
     T* decayed_keys;             // k e^b [length x row]
     T *prefix, *decayed;         // of a block [block x row]
     T *log_sums, *start, *step;  // b up to a block, e^b, the decay over a block [row]
-    T* lanes;                    // a few vectors
+    T* moved;                    // a row of features on its way
   };
 
   Memory carve(T* memory, Index* size = nullptr) const {
@@ -114,7 +114,7 @@ class Chunks {
     m.log_sums = piece(by_channel, row_);
     m.start = piece(by_channel, row_);
     m.step = piece(by_channel, row_);
-    m.lanes = piece(by_channel, simd::lanes<T> * simd::lanes<T> + row_);
+    m.moved = piece(by_channel, row_);
     if (size != nullptr) *size = used;
     return m;
   }
@@ -331,7 +331,7 @@ class Chunks {
         const T* const from = x + (first + i) * x_stride;
         T* const score = s + (first + i) * c_.keys_ + first;
         simd::decayed_scores<T>(i + 1, row, from, k + first * k_stride, k_stride, m_.factors + first * row, row, score,
-                                m_.lanes);
+                                m_.moved);
         std::fill(score + simd::whole<T>(i + 1), score + (end(first + i) - first), T(0));
         for (Index d = 0; d < row; d += simd::lanes<T>) {
           const auto from_block = simd::load(from + d) * simd::load(m_.prefix + i * row + d);

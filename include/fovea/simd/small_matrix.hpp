@@ -97,62 +97,49 @@ inline void weigh_row(T* x, Index seen, Index end, T factor, const T* weight) {
 
 namespace detail {
 
-// sums[j] = x . k_j in vectors, and x moves back over token j: x *= fade_j; for j = count - 1, ..., 0. to = x.
+// scores[j] = x . k_j, a vector of them, and x moves back over token j: x *= fade_j; for j = count - 1, ..., 0. to = x.
 template <int count, class T>
 inline void decayed_dots(Index width, const T* x, T* to, const T* k, Index k_stride, const T* fade, Index fade_stride,
-                         T* sums) {
-  Pack<T> sum[count];
-#pragma GCC unroll 4
-  for (int j = 0; j < count; ++j) sum[j] = Pack<T>(T(0));
-  for (Index d = 0; d < width; d += lanes<T>) {
+                         T* scores) {
+  constexpr int n = int(lanes<T>);
+  Pack<T> sum[std::size_t(n)];
+#pragma GCC unroll 16
+  for (int j = 0; j < n; ++j) sum[j] = Pack<T>(T(0));
+  for (Index d = 0; d < width; d += n) {
     Pack<T> v = load(x + d);
-#pragma GCC unroll 4
-    for (int j = count - 1; j >= 0; --j) {
+#pragma GCC unroll 16
+    for (int j = n - 1; j >= 0; --j) {
+      if (j >= count) continue;
       sum[j] = fma(v, load(k + j * k_stride + d), sum[j]);
       v = v * load(fade + j * fade_stride + d);
     }
     store(to + d, v);
   }
-#pragma GCC unroll 4
-  for (int j = 0; j < count; ++j) store(sums + j * lanes<T>, sum[j]);
+  Native<T, n> sums[std::size_t(n)];
+#pragma GCC unroll 16
+  for (int j = 0; j < n; ++j) sums[j] = native(sum[j]);
+  const auto row = sum_each<T, n>(sums);
+  std::memcpy(scores, &row, sizeof row);
+}
+
+// The same for a count that is known when the program runs.
+template <int count, class T, class... Rest>
+[[gnu::always_inline]] inline void decayed_dots_of(Index wanted, Rest... rest) {
+  if (wanted == count) return decayed_dots<count, T>(rest...);
+  if constexpr (count > 1) decayed_dots_of<count - 1, T>(wanted, rest...);
 }
 
 }  // namespace detail
 
 // scores[j] = sum_d x_d k_jd fade_(j+1)d ... fade_(count-1)d for the rows j < count of k; zero behind them up to a
-// whole vector. width: whole vectors, zero behind the last element. `memory` holds a row of them and `lanes` vectors.
+// whole vector. width: whole vectors, zero behind the last element. `moved` is a row to work in.
 template <class T>
 inline void decayed_scores(Index count, Index width, const T* x, const T* k, Index k_stride, const T* fade,
-                           Index fade_stride, T* scores, T* memory) {
-  T* const moved = memory + lanes<T> * lanes<T>;
-  for (Index base = (count - 1) / lanes<T> * lanes<T>; base >= 0; base -= lanes<T>) {
-    const Index here = std::min(lanes<T>, count - base);
-    for (Index j = (here - 1) / 4 * 4; j >= 0; j -= 4) {
-      const T* const keys = k + (base + j) * k_stride;
-      const T* const fades = fade + (base + j) * fade_stride;
-      T* const sums = memory + j * lanes<T>;
-      const T* const from = base + j + 4 >= count ? x : moved;
-      switch (std::min<Index>(here - j, 4)) {
-        case 4:
-          detail::decayed_dots<4>(width, from, moved, keys, k_stride, fades, fade_stride, sums);
-          break;
-        case 3:
-          detail::decayed_dots<3>(width, from, moved, keys, k_stride, fades, fade_stride, sums);
-          break;
-        case 2:
-          detail::decayed_dots<2>(width, from, moved, keys, k_stride, fades, fade_stride, sums);
-          break;
-        default:
-          detail::decayed_dots<1>(width, from, moved, keys, k_stride, fades, fade_stride, sums);
-      }
-    }
-    constexpr int n = int(lanes<T>);
-    Native<T, n> sums[std::size_t(n)];
-#pragma GCC unroll 16
-    for (int j = 0; j < n; ++j) sums[j] = j < here ? native_load<T, n>(memory + j * lanes<T>) : Native<T, n>{};
-    const auto row = sum_each<T, n>(sums);
-    std::memcpy(scores + base, &row, sizeof row);
-  }
+                           Index fade_stride, T* scores, T* moved) {
+  for (Index base = (count - 1) / lanes<T> * lanes<T>; base >= 0; base -= lanes<T>)
+    detail::decayed_dots_of<int(lanes<T>), T>(
+        std::min(lanes<T>, count - base), width, base + lanes<T> >= count ? x : static_cast<const T*>(moved), moved,
+        k + base * k_stride, k_stride, fade + base * fade_stride, fade_stride, scores + base);
 }
 
 }  // namespace fovea::inline FOVEA_ISA::simd
