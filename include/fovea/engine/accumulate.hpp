@@ -61,12 +61,12 @@ class Accumulation {
         add_up(head / p.k.heads, head % p.k.heads, sums.get() + head * pieces_ * sums_size_);
       });
     }
-    const Index blocks = (p.q.length + query_step - 1) / query_step;
-    distribute<T>(executor, p.q.batch * p.q.heads * blocks, token_flops * double(query_step), query_scratch_size(),
+    const Index blocks = (p.q.length + query_item - 1) / query_item;
+    distribute<T>(executor, p.q.batch * p.q.heads * blocks, token_flops * double(query_item), query_scratch_size(),
                   [&](Index item, T* memory) {
-                    const Index row = item / blocks, first = item % blocks * query_step;
+                    const Index row = item / blocks, first = item % blocks * query_item;
                     const Index batch = row / p.q.heads, head = row % p.q.heads;
-                    read(batch, head, {first, std::min(first + query_step, p.q.length)}, memory,
+                    read(batch, head, {first, std::min(first + query_item, p.q.length)}, memory,
                          sums.get() + (batch * p.k.heads + head / p.group) * pieces_ * sums_size_);
                   });
   }
@@ -74,6 +74,7 @@ class Accumulation {
  private:
   static constexpr Index key_step = 128;  // keys of a block: its features and values stay in the first cache
   static constexpr Index query_step = 16 * simd::tile_rows;
+  static constexpr Index query_item = 4 * query_step;
   static constexpr Index least_piece = 4 * key_step;
   static constexpr Index most_pieces = 64;  // of a head
 
@@ -87,7 +88,7 @@ class Accumulation {
   }
   Index query_scratch_size() const {
     return whole_lines<T>(query_step * feature_stride_) + whole_lines<T>(query_step) +
-           (values_in_place() ? 0 : whole_lines<T>(simd::tile_rows * width_));
+           (values_in_place() ? 0 : whole_lines<T>(query_step * width_));
   }
 
   void add_keys(Index batch, Index kv_head, Span keys, T* memory, T* sums) const {
@@ -116,7 +117,9 @@ class Accumulation {
         v = padded;
         v_stride = width_;
       }
-      simd::add_outer(features_, width_, count, a, a_stride, v, v_stride, sums, width_);
+      const Span next{first + count, std::min(first + count + key_step, keys.last)};
+      simd::add_outer(features_, width_, count, a, a_stride, v, v_stride, sums, width_,
+                      soon(next, p.k, p.v, batch, kv_head));
       if (division_.divides()) simd::add_rows(count, features_, a, a_stride, totals(sums));
     }
   }
@@ -135,11 +138,18 @@ class Accumulation {
   }
 
   void read(Index batch, Index head, Span queries, T* memory, const T* sums) const {
+    for (Index first = queries.first; first < queries.last; first += query_step) {
+      const Index last = std::min(first + query_step, queries.last);
+      read_block(batch, head, {first, last}, {last, std::min(last + query_step, queries.last)}, memory, sums);
+    }
+  }
+
+  void read_block(Index batch, Index head, Span queries, Span next, T* memory, const T* sums) const {
     const auto& p = problem_;
     Carve<T> carve(memory);
     T* const features = carve(query_step * feature_stride_);
     T* const weight = carve(query_step);
-    T* const padded = values_in_place() ? nullptr : carve(simd::tile_rows * width_);
+    T* const padded = values_in_place() ? nullptr : carve(query_step * width_);
     const Index count = queries.size();
     phi_.template operator()<feature::Side::query>(p.q.row(batch, head, queries.first), p.q.length_stride, count,
                                                    features, feature_stride_, Row{batch, head, queries.first});
@@ -150,21 +160,28 @@ class Accumulation {
       simd::dot_rows(1, totals(const_cast<T*>(sums)), feature_stride_, count, features, feature_stride_, features_,
                      weight, count);
     }
-    Index i = 0;
-    const auto run = [&](auto some) {
-      constexpr int rows = decltype(some)::value;
-      T* const out = p.out.row(batch, head, queries.first + i);
-      T* const to = padded == nullptr ? out : padded;
-      const Index to_stride = padded == nullptr ? p.out.length_stride : width_;
-      simd::multiply_rows<rows, simd::Onto::nothing>(width_, features_, features + i * feature_stride_, feature_stride_,
-                                                     sums, width_, to, to_stride);
-      for (Index r = 0; r < rows; ++r)
-        finish(to + r * to_stride, division_.divides() ? weight[i + r] : T(0), out + r * p.out.length_stride);
-      i += rows;
+    const auto finish_rows = [&](T* rows, Index stride, Index i, Index n) {
+      for (Index r = 0; r < n; ++r)
+        finish(rows + r * stride, division_.divides() ? weight[i + r] : T(0),
+               p.out.row(batch, head, queries.first + i + r));
     };
-    while (count - i >= simd::tile_rows) run(std::integral_constant<int, simd::tile_rows>{});
-    if (count - i >= 4) run(std::integral_constant<int, 4>{});
-    while (count - i >= 1) run(std::integral_constant<int, 1>{});
+    const simd::Ahead ahead = soon(next, p.q, View<const T>(p.out), batch, head);
+    if (padded == nullptr) {
+      T* const out = p.out.row(batch, head, queries.first);
+      const Index stride = p.out.length_stride;
+      simd::multiply_by(count, width_, features_, features, feature_stride_, sums, width_, out, stride, ahead,
+                        [&](Index i, Index n) { finish_rows(out + i * stride, stride, i, n); });
+    } else {
+      simd::multiply_by(count, width_, features_, features, feature_stride_, sums, width_, padded, width_, ahead,
+                        [&](Index i, Index n) { finish_rows(padded + i * width_, width_, i, n); });
+    }
+  }
+
+  static simd::Ahead soon(Span rows, const View<const T>& a, const View<const T>& b, Index batch, Index head) {
+    if (rows.empty()) return {};
+    return {rows.size(), a.row(batch, head, rows.first), a.length_stride,
+            a.dim,       b.row(batch, head, rows.first), b.length_stride,
+            b.dim};
   }
 
   // An output row from its sums, which may stand where it goes.

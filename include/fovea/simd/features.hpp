@@ -6,17 +6,23 @@
 
 namespace fovea::inline FOVEA_ISA::simd {
 
-// e^x within two ulp: infinite from 2^127.5 (float) or 2^1023.5 (double) up, zero below the normal numbers, NaN where x
-// is NaN, exactly one at zero.
+// e^x for x up to about 88 (float) or 709 (double), within two ulp: zero below the normal numbers, NaN where x is NaN,
+// exactly one at zero.
 template <class T>
-[[gnu::always_inline]] inline Pack<T> exp(Pack<T> x) {
+[[gnu::always_inline]] inline Pack<T> exp_in_range(Pack<T> x) {
   constexpr T unit = T(log2_e), rest = T(log2_e - (long double)(unit));
   constexpr T lowest = T((long double)(detail::Exponent<T>::floor) / log2_e);
-  constexpr T highest = T((long double)(detail::Exponent<T>::ceiling + 1) / log2_e);
-  const Pack<T> bounded = at_most(Pack<T>(highest), at_least(Pack<T>(lowest), x));
+  const Pack<T> bounded = at_least(Pack<T>(lowest), x);
   const auto [scale, whole_f] = detail::split_power<T>(bounded, Pack<T>(unit));
   const Pack<T> f = fma(bounded, Pack<T>(rest), whole_f);
   return fma(detail::power_slope(f), f, Pack<T>(1)) * scale;
+}
+
+// The same for any x: infinite from 2^127.5 (float) or 2^1023.5 (double) up.
+template <class T>
+[[gnu::always_inline]] inline Pack<T> exp(Pack<T> x) {
+  constexpr T highest = T((long double)(detail::Exponent<T>::ceiling + 1) / log2_e);
+  return exp_in_range<T>(at_most(Pack<T>(highest), x));
 }
 
 // to[j] = f(x[j]) for vectors of x; to has room for whole vectors.

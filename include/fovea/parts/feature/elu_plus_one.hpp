@@ -10,7 +10,7 @@ struct EluPlusOne {
   auto bind(const char*, const Shape&, Index dim) const {
     return elementwise<T>(dim, [](simd::Pack<T> x) {
       const simd::Pack<T> zero(T(0));
-      return simd::at_least(zero, x) + simd::exp<T>(simd::at_most(zero, x));
+      return simd::at_least(zero, x) + simd::exp_in_range<T>(simd::at_most(zero, x));
     });
   }
 };

@@ -7,7 +7,9 @@
 // same for all keys, or whoever sums must shrink what was summed with another shift. engine/key_shift.hpp does both.
 #pragma once
 
-#include <fovea/parts/feature/feature.hpp>
+#include <type_traits>
+
+#include <fovea/parts/feature/identity.hpp>
 #include <fovea/simd/features.hpp>
 
 namespace fovea::inline FOVEA_ISA::feature {
@@ -34,30 +36,33 @@ struct BoundExponential {
 
   template <Side side>
   void operator()(const T* x, Index stride, Index count, T* to, Index to_stride, Row first) const {
-    exponents.template operator()<side>(x, stride, count, to, to_stride, first);
+    constexpr bool as_they_are = std::is_same_v<Exponents, BoundIdentity<T>>;
+    if constexpr (!as_they_are) exponents.template operator()<side>(x, stride, count, to, to_stride, first);
     const Index n = width();
     const simd::Pack<T> f(factor), offset(factor * added);
     for (Index i = 0; i < count; ++i) {
       T* const row = to + i * to_stride;
+      const T* const from = as_they_are ? x + i * stride : row;
       T taken = T(0);
       if constexpr (side == Side::query) {
-        taken = simd::largest(row, n);
+        taken = simd::largest(from, n);
       } else if (shift.data != nullptr) {
         taken = *shift.row(first.batch, first.head, first.query + i);
       }
       if (taken == -simd::infinity<T>) taken = T(0);
       const simd::Pack<T> least(taken);
-      simd::map_row(row, n, row, [=](simd::Pack<T> y) { return fma(simd::exp<T>(y - least), f, offset); });
+      simd::map_row(from, n, row, [=](simd::Pack<T> y) { return fma(simd::exp<T>(y - least), f, offset); });
     }
   }
 
   // most[i] = the largest exponent of key i; scratch has count rows, scratch_stride apart, for the exponents.
   void largest_exponents(const T* x, Index stride, Index count, T* scratch, Index scratch_stride, Row first,
                          T* most) const {
-    exponents.template operator()<Side::key>(x, stride, count, scratch, scratch_stride, first);
-    for (Index i = 0; i < count; ++i) {
-      const T* const row = scratch + i * scratch_stride;
-      most[i] = simd::largest(row, width());
+    if constexpr (std::is_same_v<Exponents, BoundIdentity<T>>) {
+      for (Index i = 0; i < count; ++i) most[i] = simd::largest(x + i * stride, width());
+    } else {
+      exponents.template operator()<Side::key>(x, stride, count, scratch, scratch_stride, first);
+      for (Index i = 0; i < count; ++i) most[i] = simd::largest(scratch + i * scratch_stride, width());
     }
   }
 };

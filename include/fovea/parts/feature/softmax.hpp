@@ -16,12 +16,12 @@ void softmax_row(const T* x, Index n, T* to) {
   simd::Pack<T> sums(T(0));
   Index j = 0;
   for (; j + simd::lanes<T> <= n; j += simd::lanes<T>) {
-    const simd::Pack<T> weight = simd::exp<T>(simd::load(x + j) - most);
+    const simd::Pack<T> weight = simd::exp_in_range<T>(simd::load(x + j) - most);
     sums = sums + weight;
     simd::store(to + j, weight);
   }
   if (j < n) {
-    const simd::Pack<T> weight = simd::exp<T>(simd::load_some(x + j, n - j, -simd::infinity<T>) - most);
+    const simd::Pack<T> weight = simd::exp_in_range<T>(simd::load_some(x + j, n - j, -simd::infinity<T>) - most);
     sums = sums + weight;
     simd::store_some(to + j, weight, n - j);
   }
