@@ -2,8 +2,10 @@
 //
 //   peer_NAME MODE:B,H,G,N,M,D THREADS SECONDS
 //
-// MODE is full, causal (query i sees the keys j <= i + M - N) or decode (N = 1, all keys). Float throughout.
-// Each variant that can do the case prints one JSON line. Its first call is checked, the others are timed.
+// MODE is full, causal (query i sees the keys j <= i + M - N) or decode (N = 1, all keys); or a rule of linear
+// attention with N = M: linear, delta, gated and gdelta (gated delta) with a gate for each token, gatedk and gdeltak
+// with one for each channel of the keys. Those go on from a state of zeros. Float throughout. Each variant that can do
+// the case prints one JSON line. Its first call is checked, the others are timed.
 #pragma once
 
 #include <sys/resource.h>
@@ -14,6 +16,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <limits>
 #include <memory>
@@ -32,6 +35,10 @@ struct Case {
   double seconds = 0.3;
 
   bool causal() const { return mode[0] == 'c'; }
+  bool linear() const { return mode[0] == 'l' || mode[0] == 'g' || delta(); }
+  bool delta() const { return std::strstr(mode, "delta") != nullptr; }
+  bool gated() const { return mode[0] == 'g'; }
+  bool by_channel() const { return gated() && mode[std::strlen(mode) - 1] == 'k'; }
   Index group() const { return H / G; }
   Index visible(Index query) const { return causal() ? std::clamp<Index>(query + 1 + M - N, 0, M) : M; }
   float scale() const { return 1 / std::sqrt(static_cast<float>(D)); }
@@ -70,9 +77,15 @@ class Buffer {
   Index size_;
 };
 
-// Contiguous q [B, H, N, D], k and v [B, G, M, D], standard normal; the same million values again and again.
+// Contiguous q [B, H, N, D], k and v [B, G, M, D], standard normal; the same million values again and again. For a
+// linear rule keys of length one, strengths beta [B, G, N] in (0, 1) and log decays gate [B, G, N] or [B, G, N, D].
 struct Inputs {
-  explicit Inputs(const Case& c) : q(c.B * c.H * c.N * c.D), k(c.B * c.G * c.M * c.D), v(c.B * c.G * c.M * c.D) {
+  explicit Inputs(const Case& c)
+      : q(c.B * c.H * c.N * c.D),
+        k(c.B * c.G * c.M * c.D),
+        v(c.B * c.G * c.M * c.D),
+        beta(c.linear() ? c.B * c.G * c.N : 0),
+        gate(c.gated() ? c.B * c.G * c.N * (c.by_channel() ? c.D : 1) : 0) {
     constexpr Index period = 1000003;  // prime, so that no two rows are alike
     std::mt19937 random(1);
     std::normal_distribution<float> normal;
@@ -81,8 +94,18 @@ struct Inputs {
       std::generate_n(x->data(), fresh, [&] { return normal(random); });
       for (Index i = fresh; i < x->size(); ++i) (*x)[i] = (*x)[i - period];
     }
+    if (!c.linear()) return;
+    for (Index row = 0; row < c.B * c.G * c.M; ++row) {
+      float* const key = k.data() + row * c.D;
+      float square = 0;
+      for (Index d = 0; d < c.D; ++d) square += key[d] * key[d];
+      for (Index d = 0; d < c.D; ++d) key[d] /= std::sqrt(square);
+    }
+    const auto sigmoid = [](float x) { return 1 / (1 + std::exp(-x)); };
+    for (Index i = 0; i < beta.size(); ++i) beta[i] = sigmoid(normal(random));
+    for (Index i = 0; i < gate.size(); ++i) gate[i] = std::log(sigmoid(normal(random))) / 16;
   }
-  Buffer<float> q, k, v;
+  Buffer<float> q, k, v, beta, gate;
 };
 
 // out[b, n, h, d] = in[b, h, n, d]
@@ -139,6 +162,40 @@ double error(const Case& c, const Inputs& in, const Rows& rows) {
   return worst;
 }
 
+// The same against the recurrence of a linear rule in double, for the first and the last head.
+template <class Rows>
+double linear_error(const Case& c, const Rows& rows) {
+  const Inputs in(c);  // as they were
+  double worst = 0;
+  const Index samples = std::min<Index>(c.N, 16);
+  for (const Index bh : {Index{0}, Index{c.B * c.H - 1}}) {
+    const Index b = bh / c.H, h = bh % c.H, kv = b * c.G + h / c.group();
+    std::vector<double> state(c.D * c.D), predicted(c.D);
+    for (Index n = 0; n < c.N; ++n) {
+      const float *q = in.q.data() + (bh * c.N + n) * c.D, *k = in.k.data() + (kv * c.M + n) * c.D;
+      const float *v = in.v.data() + (kv * c.M + n) * c.D, *out = rows(b, h, n);
+      if (!std::all_of(out, out + c.D, [](float x) { return std::isfinite(x); }))
+        return std::numeric_limits<double>::infinity();
+      std::fill(predicted.begin(), predicted.end(), 0.0);
+      for (Index d = 0; d < c.D; ++d) {
+        const double decay =
+            c.gated() ? std::exp(double(in.gate[c.by_channel() ? (kv * c.N + n) * c.D + d : kv * c.N + n])) : 1;
+        for (Index e = 0; e < c.D; ++e) predicted[e] += k[d] * (state[d * c.D + e] *= decay);
+      }
+      for (Index e = 0; e < c.D; ++e) predicted[e] = c.delta() ? in.beta[kv * c.N + n] * (v[e] - predicted[e]) : v[e];
+      for (Index d = 0; d < c.D; ++d)
+        for (Index e = 0; e < c.D; ++e) state[d * c.D + e] += k[d] * predicted[e];
+      if (samples < c.N && n * (samples - 1) % (c.N - 1) >= samples - 1) continue;
+      for (Index e = 0; e < c.D; ++e) {
+        double sum = 0;
+        for (Index d = 0; d < c.D; ++d) sum += q[d] * state[d * c.D + e];
+        worst = std::max(worst, std::fabs(sum / std::sqrt(double(c.D)) - out[e]));
+      }
+    }
+  }
+  return worst;
+}
+
 // Calls until the time is spent, twice at least. A call during which other programs took the core often is set aside,
 // and counts only where there is no other.
 template <class Call>
@@ -170,7 +227,7 @@ std::vector<double> times(const Case& c, const Call& call) {
 template <class Call, class Rows>
 void report(const char* name, const Case& c, const Inputs& in, const Call& call, const Rows& rows) {
   call();
-  const double wrong = error(c, in, rows);
+  const double wrong = c.linear() ? linear_error(c, rows) : error(c, in, rows);
   const auto taken = times(c, call);
   std::printf(
       "{\"peer\": \"%s\", \"mode\": \"%s\", \"B\": %lld, \"H\": %lld, \"G\": %lld, \"N\": %lld, \"M\": %lld, "

@@ -2,8 +2,10 @@
 //   ort-mha        com.microsoft MultiHeadAttention, [B, N, H D]; equal head counts
 //   ort-attention  ai.onnx Attention, opset 23, [B, H, N, D]
 //   ort-gqa        com.microsoft GroupQueryAttention, always causal: prefill, or one token after a shared cache
+//   ort-linear     com.microsoft LinearAttention, [B, N, H D], its four rules
 #include <onnxruntime_c_api.h>
 
+#include <cstring>
 #include <stdexcept>
 
 #include "peer.hpp"
@@ -34,6 +36,7 @@ struct Tensor {
 struct Attribute {
   const char* name;
   Index value;
+  const char* text = nullptr;  // in place of the value
 };
 
 // The program ends after a handful of nodes, so nothing of them is released.
@@ -45,8 +48,14 @@ class Node {
     if (editor == nullptr) throw std::runtime_error("this build has no model editor");
 
     std::vector<OrtOpAttr*> settings;
-    for (const auto& a : attributes)
-      ok(api->CreateOpAttr(a.name, &a.value, 1, ORT_OP_ATTR_INT, &settings.emplace_back()));
+    for (const auto& a : attributes) {
+      auto** const setting = &settings.emplace_back();
+      if (a.text != nullptr) {
+        ok(api->CreateOpAttr(a.name, a.text, static_cast<int>(std::strlen(a.text)), ORT_OP_ATTR_STRING, setting));
+      } else {
+        ok(api->CreateOpAttr(a.name, &a.value, 1, ORT_OP_ATTR_INT, setting));
+      }
+    }
     std::vector<OrtValueInfo*> input_infos, output_infos;
     for (const auto& t : inputs) bind(t, input_names_, input_values_, input_infos);
     for (const auto& t : outputs) bind(t, output_names_, output_values_, output_infos);
@@ -160,6 +169,29 @@ void group_query_attention(const Case& c, const Inputs& in) {
       "ort-gqa", c, in, [&] { node.run(); }, peer::heads_inside_rows(c, out.data()));
 }
 
+// Gates and strengths with the heads inside; the state before the first token is all zeros.
+void linear_attention(const Case& c, const Inputs& in) {
+  const Index gate_dim = c.by_channel() ? c.D : 1, state_size = c.B * c.G * c.D * c.D;
+  const Buffer<float> q(in.q.size()), k(in.k.size()), v(in.v.size()), out(in.q.size());
+  const Buffer<float> gate(c.B * c.G * c.N * gate_dim), beta(c.B * c.G * c.N), past(state_size), present(state_size);
+  peer::heads_inside(in.q.data(), q.data(), c.B, c.H, c.N, c.D);
+  peer::heads_inside(in.k.data(), k.data(), c.B, c.G, c.N, c.D);
+  peer::heads_inside(in.v.data(), v.data(), c.B, c.G, c.N, c.D);
+  peer::heads_inside(in.beta.data(), beta.data(), c.B, c.G, c.N, 1);
+  if (c.gated()) peer::heads_inside(in.gate.data(), gate.data(), c.B, c.G, c.N, gate_dim);
+  const std::vector<Index> queries = {c.B, c.N, c.H * c.D}, keys = {c.B, c.N, c.G * c.D}, state = {c.B, c.G, c.D, c.D};
+  std::vector<Tensor> inputs = {
+      {"q", q.data(), queries}, {"k", k.data(), keys}, {"v", v.data(), keys}, {"past", past.data(), state}};
+  if (c.gated() || c.delta()) inputs.push_back({"gate", gate.data(), {c.B, c.N, c.G * gate_dim}});
+  if (c.delta()) inputs.push_back({"beta", beta.data(), {c.B, c.N, c.G}});
+  const char* const rule = c.gated() ? c.delta() ? "gated_delta" : "gated" : c.delta() ? "delta" : "linear";
+  Node node(c.threads, "LinearAttention", "com.microsoft",
+            {{"q_num_heads", c.H}, {"kv_num_heads", c.G}, {"update_rule", 0, rule}}, inputs,
+            {{"y", out.data(), queries}, {"present", present.data(), state}});
+  peer::report(
+      "ort-linear", c, in, [&] { node.run(); }, peer::heads_inside_rows(c, out.data()));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -170,6 +202,10 @@ int main(int argc, char** argv) {
     return 1;
   }
   const Inputs in(c);
+  if (c.linear()) {
+    peer::attempt("ort-linear", [&] { linear_attention(c, in); });
+    return 0;
+  }
   // With N != M the first two align causal queries with the first keys, not the last.
   const bool square = !c.causal() || c.N == c.M;
   if (square && c.H == c.G) peer::attempt("ort-mha", [&] { multi_head_attention(c, in); });
