@@ -55,7 +55,7 @@ def mark(axes, row, at, colour, texts):
 
 
 def write_names(axes, texts):
-    """Names beside their points, moved up or down so that none covers a name or point, and to the left near the edge."""
+    """Names beside their points, moved up or down off other names and points, to the left near the edge."""
     figure = axes.figure
     figure.canvas.draw()
     box = axes.get_window_extent()
@@ -88,12 +88,9 @@ def write_names(axes, texts):
         )
 
 
-def family_legend(figure, plt, rows, extra=()):
+def family_legend(figure, plt, rows):
     handles = [plt.Line2D([], [], marker="o", linestyle="", color=c, label=f) for f, c in colours(rows).items()]
-    handles += list(extra)
-    figure.legend(
-        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.9), ncol=6, frameon=False, fontsize=9
-    )
+    figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.9), ncol=6, frameon=False, fontsize=9)
 
 
 def pareto_picture(plt, results):

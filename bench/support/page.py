@@ -22,6 +22,7 @@ from results import (
     promises,
 )
 
+
 def share_picture(plt, results):
     """Bars: how much of the limit that binds each shape is reached."""
     tables = ("prefill", "decode", "real", "user")
@@ -270,7 +271,7 @@ def pictures(results):
         ("Masks", "A mask should cost what it keeps. One thread.", mask_picture),
         (
             "Speed against error",
-            "Methods that approximate dense attention, each on the same numbers as dense attention in the same run. Right "
+            "Methods that approximate dense attention, each beside dense attention on the same numbers. Right "
             "is faster, down is closer; nothing is both faster and closer than what stands on the line. Filled: every "
             "query sees every key; hollow: causal.",
             pareto_picture,

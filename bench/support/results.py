@@ -393,7 +393,7 @@ def growth_columns(results):
         since = [n for n in faster if not slower or n > slower[-1]]
         power = growth_power(line)
         cells.append(
-            [f"{method.removeprefix('dense/') if method == DENSE else method} {pattern if pattern != 'full' else ''}".strip()]
+            [method + (f" {pattern}" if pattern != "full" else "")]
             + [duration(line[n].time) if n in line else "" for n in lengths]
             + [f"T^{power:.2f}" if power is not None else ""]
             + ["" if method == DENSE else times(results.over_dense(row))]
