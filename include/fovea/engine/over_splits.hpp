@@ -90,12 +90,14 @@ class OverSplits {
     pass_.load_queries(rows, q, depth_);
     std::fill(result, result + rows_ * width_, T(0));
     state.begin(rows_);
+    const auto keys_soon = [&](Span soon) __attribute__((always_inline)) { pass_.prefetch_keys(rows, soon); };
+    const auto values_soon = [&](Span soon) __attribute__((always_inline)) { pass_.prefetch_values(rows, soon); };
     each_tile(pass_.mask, rows.region(0, rows_, part.keys), step, [&](const KeyTile& tile, const KeyTile* next) {
       const Index count = tile.size(), columns = simd::whole<T>(count);
       tile.each_run([&](Index column, Span keys) {
         const auto k = pass_.source.keys(rows.batch, rows.kv_head, keys);
         for (Index j = 0; j < keys.size(); j += piece) {
-          if (look_ahead_) ahead(tile, next, column + j, [&](Span soon) { pass_.prefetch_keys(rows, soon); });
+          if (look_ahead_) ahead(tile, next, column + j, keys_soon);
           simd::dot_rows(rows_, q, depth_, std::min(piece, keys.size() - j), k[j], k.stride, pass_.source.key_dim(),
                          scores + column + j, columns);
         }
@@ -118,7 +120,7 @@ class OverSplits {
         const auto v = pass_.source.values(rows.batch, rows.kv_head, keys);
         if (!in_place) pass_.load_values(v, keys.size(), spoiled, values, width_);
         for (Index j = 0; j < keys.size(); j += piece) {
-          if (look_ahead_) ahead(tile, next, column + j, [&](Span soon) { pass_.prefetch_values(rows, soon); });
+          if (look_ahead_) ahead(tile, next, column + j, values_soon);
           add_values(std::min(piece, keys.size() - j), scores + column + j, columns,
                      in_place ? v[j] : values + j * width_, in_place ? v.stride : width_, result, shrink);
           shrink = nullptr;
@@ -138,7 +140,8 @@ class OverSplits {
   template <class F>
   [[gnu::always_inline]] void ahead(const KeyTile& tile, const KeyTile* next, Index column, F&& f) const {
     if (next != nullptr) {
-      next->each_run(column, std::min(column + piece, next->size()), [&](Index, Span keys) { f(keys); });
+      const auto run = [&](Index, Span keys) __attribute__((always_inline)) { f(keys); };
+      next->each_run(column, std::min(column + piece, next->size()), run);
     } else {
       const Index first = std::min(tile.last_key() + 1 + column, pass_.source.length());
       f(Span{first, std::min(first + piece, pass_.source.length())});

@@ -93,6 +93,7 @@ class OverTiles {
   static constexpr Index band = simd::tile_rows;
   static constexpr Index whole_step = TilePlan<T>::most_keys;
   static_assert(whole_step <= mask::word);
+  static_assert(band == 6);
 
   // Tiles of each of some groups of heads such that every worker finds a few.
   static Index tiles_for(Index workers, Index groups) { return workers == 1 ? 1 : (4 * workers + groups - 1) / groups; }
@@ -189,10 +190,11 @@ class OverTiles {
       const Index all = plan_.key_dim * simd::whole<T>(tile.size());
       pass_.prefetch(panel + all * first / tile.size(), all * last / tile.size() - all * first / tile.size());
     }
-    tile.each_run(first, last, [&](Index, Span keys) {
-      if (panel == nullptr) pass_.prefetch_keys(rows, keys);
-      pass_.prefetch_values(rows, keys);
-    });
+    tile.each_run(
+        first, last, [&](Index, Span keys) __attribute__((always_inline)) {
+          if (panel == nullptr) pass_.prefetch_keys(rows, keys);
+          pass_.prefetch_values(rows, keys);
+        });
   }
 
   void absorb_tile(const TileRows& rows, const KeyTile& tile, const KeyTile* next, Scratch& scratch) const {
@@ -207,7 +209,7 @@ class OverTiles {
     const Index bands = (rows.count() + band - 1) / band, wanted = next == nullptr ? 0 : next->size();
     const Index share = (wanted + bands - 1) / bands;
     Index asked = 0;
-    const auto ask_for = [&](Index count) {
+    const auto ask_for = [&](Index count) __attribute__((always_inline)) {
       const Index last = std::min(asked + count, wanted);
       if (asked < last) ask(rows, *next, asked, last, scratch);
       asked = last;
@@ -288,24 +290,28 @@ class OverTiles {
       for (std::uint64_t& bits : seen) bits >>= skip;
     }
     const T* const values = tile_values + skip * plan_.width;
-    score_band(scratch.q + first * plan_.key_dim, columns, tile_keys + skip, stride, scratch.scores);
+    const Index height = height_of(rows.count() - first);
+    score_band(height, scratch.q + first * plan_.key_dim, plan_.key_dim, columns, tile_keys + skip, stride,
+               scratch.scores);
     if (pass_.modified || !all || columns != count) {
       const auto bits = [&](Index r, Row) { return seen[r - first]; };
-      pass_.finish_scores(rows, first, first + band, tile, skip, count, all, bits, scratch.scores, columns);
+      pass_.finish_scores(rows, first, first + height, tile, skip, count, all, bits, scratch.scores, columns);
     }
     if (spoiled) [[unlikely]]
-      std::copy_n(scratch.scores, band * columns, scratch.kept_scores);
+      std::copy_n(scratch.scores, height * columns, scratch.kept_scores);
     const auto absorb = [&](auto width) {
       return scratch.state.absorb(first, std::integral_constant<Index, band>{}, scratch.scores, columns, width);
     };
-    const bool moved = columns == whole_step ? absorb(std::integral_constant<Index, whole_step>{}) : absorb(columns);
+    const bool moved = height < band           ? scratch.state.absorb(first, height, scratch.scores, columns, columns)
+                       : columns == whole_step ? absorb(std::integral_constant<Index, whole_step>{})
+                                               : absorb(columns);
     T* const out = scratch.out + first * plan_.width;
     if (moved) {
-      simd::multiply_rows<band, simd::Onto::shrunk_sum>(plan_.width, count, scratch.scores, columns, values,
-                                                        plan_.width, out, plan_.width, scratch.state.shrink + first);
+      multiply<simd::Onto::shrunk_sum>(height, plan_.width, count, scratch.scores, columns, values, plan_.width, out,
+                                       plan_.width, scratch.state.shrink + first);
     } else {
-      simd::multiply_rows<band, simd::Onto::sum>(plan_.width, count, scratch.scores, columns, values, plan_.width, out,
-                                                 plan_.width);
+      multiply<simd::Onto::sum>(height, plan_.width, count, scratch.scores, columns, values, plan_.width, out,
+                                plan_.width);
     }
     if (spoiled) [[unlikely]] {
       tile.each_run(skip, skip + count, [&](Index column, Span keys) {
@@ -316,15 +322,24 @@ class OverTiles {
     }
   }
 
+  // Rows of a band that are computed when there are `left`: a band, or an even number of rows at the end of a tile.
+  static Index height_of(Index left) { return std::min(band, (left + 1) / 2 * 2); }
+
+  template <simd::Onto onto>
+  static void multiply(Index height, Index columns, Index depth, const T* a, Index lda, const T* b, Index ldb, T* c,
+                       Index ldc, const T* shrink = nullptr) {
+    if (height == band) return simd::multiply_rows<band, onto>(columns, depth, a, lda, b, ldb, c, ldc, shrink);
+    if (height == 4) return simd::multiply_rows<4, onto>(columns, depth, a, lda, b, ldb, c, ldc, shrink);
+    simd::multiply_rows<2, onto>(columns, depth, a, lda, b, ldb, c, ldc, shrink);
+  }
+
   // Scores of one band, in pieces of the depth so that no chain of additions is long.
-  void score_band(const T* q, Index columns, const T* keys, Index stride, T* scores) const {
+  static void score_band(Index height, const T* q, Index dim, Index columns, const T* keys, Index stride, T* scores) {
     constexpr Index piece = 64;
-    const Index dim = plan_.key_dim;
-    simd::multiply_rows<band, simd::Onto::nothing>(columns, std::min(piece, dim), q, dim, keys, stride, scores,
-                                                   columns);
+    multiply<simd::Onto::nothing>(height, columns, std::min(piece, dim), q, dim, keys, stride, scores, columns);
     for (Index d = piece; d < dim; d += piece)
-      simd::multiply_rows<band, simd::Onto::sum>(columns, std::min(piece, dim - d), q + d, dim, keys + d * stride,
-                                                 stride, scores, columns);
+      multiply<simd::Onto::sum>(height, columns, std::min(piece, dim - d), q + d, dim, keys + d * stride, stride,
+                                scores, columns);
   }
 
   const Pass<T, Source, Mask, Scores>& pass_;
