@@ -29,8 +29,9 @@ template <class T, class Exec = fovea::exec::Serial>
 Result<T> attention(const Inputs<T>& x, const BlockTable& table, bool causal, Alignment alignment,
                     const Exec& executor = {}) {
   auto got = blank<T>(x.sizes());
-  fovea::engine::attend_blocks(fovea::make_problem("test", x.q, x.k, x.v, got.both()), {}, table, causal, alignment,
-                               executor);
+  const auto problem = fovea::make_problem("test", x.q, x.k, x.v, got.both());
+  const auto position = causal ? std::optional<Index>(problem.shape().offset(alignment)) : std::nullopt;
+  fovea::engine::ByKeyBlock<T>(problem, {}, table, position).run(executor);
   return got;
 }
 
@@ -99,5 +100,23 @@ TEST_CASE("scores of any size, and values that are not finite, in one block of m
   const auto got = attention(x, table, false, Alignment::bottom_right);
   for (Index i = 0; i < 100; ++i) {
     CHECK((i % 2 == 0 ? all_nan(row(got.out, 0, 0, i), 4) : same_row(got, clean, 0, 0, i)));
+  }
+}
+
+TEST_CASE("tables of large and of small query blocks, many and few, are attended alike") {
+  for (const Index queries : {1, 60, 400}) {
+    const auto x = gaussian<float>({1, 2, 1, queries, 100, 16, 16});
+    for (const Index query_block : {1, 20}) {
+      const Index rows = (queries + query_block - 1) / query_block;
+      const Lists lists = random_lists(5, 2 * rows, 7);
+      const auto table = BlockTable::from_lists(query_block, 16, rows, lists, 1, 2);
+      auto got = blank<float>(x.sizes());
+      fovea::engine::attend_blocks(fovea::make_problem("test", x.q, x.k, x.v, got.both()), {}, table, false);
+      const auto sees = [&](Site at) {
+        const auto& blocks = lists[std::size_t(at.head * rows + at.query / query_block)];
+        return std::binary_search(blocks.begin(), blocks.end(), at.key / 16);
+      };
+      CHECK(is_exact(got, x, {.visible = sees}));
+    }
   }
 }

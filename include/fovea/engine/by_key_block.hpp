@@ -230,12 +230,12 @@ class ByKeyBlock {
   Index most_listed_ = 0;            // entries of the lists of a segment
 };
 
-// softmax(scale) over the blocks of a table, and causal when asked for: by key block where query blocks are so small
-// that their lists would have to be joined, else by the tiles of attend.
+// softmax(scale) over the blocks of a table, and causal when asked for: by key block where there are many query blocks
+// so small that a tile would have to join their lists, else by the tiles of attend.
 template <class T, exec::Executor Exec = exec::Serial>
 void attend_blocks(const Problem<T>& problem, std::optional<double> scale, const mask::BlockTable& table, bool causal,
                    Alignment alignment = Alignment::bottom_right, const Exec& executor = {}) {
-  constexpr Index least_block = 16, least_queries = 64;
+  constexpr Index least_block = 16, least_queries = 384;
   const Shape shape = problem.shape();
   // The table is not copied: it outlives the call.
   const mask::Blocks blocks{std::shared_ptr<const mask::BlockTable>(std::shared_ptr<void>(), &table)};
