@@ -39,7 +39,7 @@ class TiledGrid {
  public:
   // patch divides tile in every axis; pitch is the volume of a tile when zero.
   TiledGrid(const Place& grid, const Place& tile, const Place& patch = {1, 1, 1}, Index pitch = 0)
-      : grid_(grid), tile_(tile), patch_(patch), pitch_(pitch == 0 ? volume(tile) : pitch) {
+      : grid_(grid), tile_(tile), patch_(patch), pitch_(pitch == 0 ? volume(tile) : pitch), patch_size_(volume(patch)) {
     const Place tiles = whole(grid, tile), patches = whole(tile, patch);
     tiled_ = times(tiles, tile);
     for (Index t = 0; t < volume(tiles); ++t) origins_.push_back(narrow(times(place_in(tiles, t), tile)));
@@ -63,7 +63,7 @@ class TiledGrid {
   template <class F>
   void each_token(F&& f) const {
     for (Index t = 0; t < tiles(); ++t) {
-      for (Index i = 0; i < Index(offsets_.size()); ++i) {
+      for (Index i = 0; i < size(); ++i) {
         const Place a = origin(t), b = wide(offsets_[std::size_t(i)]), at{a[0] + b[0], a[1] + b[1], a[2] + b[2]};
         if (at[0] < grid_[0] && at[1] < grid_[1] && at[2] < grid_[2]) f(t * pitch_ + i, at);
       }
@@ -72,24 +72,28 @@ class TiledGrid {
 
   // Whether some positions that are not empty are places all of them, on the grid or beyond its edge.
   bool gapless(Span positions) const {
-    const Index size = Index(offsets_.size());
-    return pitch_ == size || ((positions.last - 1) / pitch_ * pitch_ + size >= positions.last &&
-                              (positions.last - 1) / pitch_ == positions.first / pitch_);
+    if (pitch_ == size()) return true;
+    const Index tile = quotient(positions.first, pitch_);
+    return positions.last <= tile * pitch_ + size();
   }
 
   // A box that holds the places of some positions; it may reach beyond the grid's edge.
   Box box(Span positions) const {
     if (positions.empty()) return {};
-    const Index first = positions.first / pitch_, last = (positions.last - 1) / pitch_;
-    if (first != last) return hull(origins_[std::size_t(first)], origins_[std::size_t(last)], tile_, {0, 0, 0}, tiled_);
-    const Index from = positions.first - first * pitch_;
-    const Index to = std::min(positions.last - first * pitch_, Index(offsets_.size())) - 1;
+    const Index first = quotient(positions.first, pitch_), begin = first * pitch_;
+    if (positions.last > begin + pitch_) {
+      const Index last = quotient(positions.last - 1, pitch_);
+      return hull(origins_[std::size_t(first)], origins_[std::size_t(last)], tile_, {0, 0, 0}, tiled_);
+    }
+    const Index from = positions.first - begin, to = std::min(positions.last - begin, size()) - 1;
     if (to < from) return {};
-    const Place corner = origin(first);
-    const Index of_patch = volume(patch_), a = from / of_patch * of_patch, b = to / of_patch * of_patch;
+    const Index a = quotient(from, patch_size_) * patch_size_;
     const auto& patch = offsets_[std::size_t(a)];
-    if (a != b) return moved(hull(patch, offsets_[std::size_t(b)], patch_, {0, 0, 0}, tile_), corner);
-    return moved(hull(offsets_[std::size_t(from)], offsets_[std::size_t(to)], {1, 1, 1}, wide(patch), patch_), corner);
+    const Box inner =
+        to >= a + patch_size_
+            ? hull(patch, offsets_[std::size_t(quotient(to, patch_size_) * patch_size_)], patch_, {0, 0, 0}, tile_)
+            : hull(offsets_[std::size_t(from)], offsets_[std::size_t(to)], {1, 1, 1}, wide(patch), patch_);
+    return moved(inner, origin(first));
   }
 
  private:
@@ -102,6 +106,14 @@ class TiledGrid {
     const auto count = [&](std::size_t a) { return (extents[a] + part[a] - 1) / part[a]; };
     return {count(0), count(1), count(2)};
   }
+
+  // a / b; a division of 64 bits takes several times as long.
+  static Index quotient(Index a, Index b) {
+    const bool narrow = ((a | b) >> 32) == 0;
+    return narrow ? Index(std::uint32_t(a) / std::uint32_t(b)) : a / b;
+  }
+
+  Index size() const { return Index(offsets_.size()); }
 
   static Box moved(const Box& x, const Place& by) {
     const auto span = [&](std::size_t a) { return Span{x.axes[a].first + by[a], x.axes[a].last + by[a]}; };
@@ -120,7 +132,7 @@ class TiledGrid {
 
   Place grid_, tile_, patch_;
   Place tiled_{};  // the extents of all tiles
-  Index pitch_;
+  Index pitch_, patch_size_;
   std::vector<Narrow> origins_;  // of each tile
   std::vector<Narrow> offsets_;  // of each place of a tile, from its origin
 };
