@@ -133,28 +133,36 @@ TEMPLATE_TEST_CASE("a row is weighed up to what is seen, whatever lies behind", 
   CHECK(wrong == 0);
 }
 
-TEMPLATE_TEST_CASE("scores decay by the factors between two tokens", "[simd]", float, double) {
+TEMPLATE_TEST_CASE("scores with rows that decay from token to token", "[simd]", float, double) {
   using T = TestType;
-  for (const Index vectors : {1, 3}) {
+  for (const Index vectors : {1, 3, 4, 6}) {
     const Index width = vectors * simd::lanes<T>;
-    Rows<T> k(1, 19, width), fade(2, 19, width), x(3, 1, width);
-    for (T& f : fade.data) f = std::fabs(f);
-    std::vector<T> moved;
-    moved.resize(std::size_t(width));
-    bool right = true;
-    for (Index count = 1; count <= 19; ++count) {
-      std::vector<T> scores(std::size_t(simd::whole<T>(count)), support::nan<T>);
-      simd::decayed_scores<T>(count, width, x.get(), k.get(), width, fade.get(), width, scores.data(), moved.data());
-      for (Index j = 0; j < simd::whole<T>(count); ++j) {
-        long double sum = 0;
-        for (Index d = 0; j < count && d < width; ++d) {
-          long double term = (long double)(x(0, d)) * (long double)(k(j, d));
-          for (Index m = j + 1; m < count; ++m) term *= (long double)(fade(m, d));
-          sum += term;
+    for (Index rows = 1; rows <= 19; ++rows) {
+      Rows<T> w(1, rows, width + 1), fade(2, 1, width), a(3, 1, width), b(4, 1, width);
+      const auto before = w;
+      const T* const x[2] = {a.get(), b.get()};
+      std::vector<T> first(std::size_t(simd::whole<T>(rows)), support::nan<T>), second = first, again = first;
+      std::vector<T> sums;
+      sums.resize(std::size_t(2 * simd::whole<T>(rows) * simd::lanes<T>));
+      T* const scores[2] = {first.data(), second.data()};
+      T* const one_score[1] = {again.data()};
+      simd::moved_scores<2, true>(rows, width, w.get(), width + 1, fade.get(), x, scores, sums.data());
+      simd::moved_scores<1, false>(rows, width, w.get(), width + 1, fade.get(), x, one_score, sums.data());
+      bool right = true;
+      for (Index j = 0; j < simd::whole<T>(rows); ++j) {
+        long double dots[2] = {0, 0};
+        for (Index d = 0; j < rows && d < width; ++d) {
+          const T old = Rows<T>(before)(j, d), moved = j + 1 < rows ? old * fade(0, d) : old;
+          right = right && w(j, d) == moved;
+          dots[0] += (long double)(a(0, d)) * (long double)(moved);
+          dots[1] += (long double)(b(0, d)) * (long double)(moved);
         }
-        right = right && (j < count ? near(scores[std::size_t(j)], sum, 24) : scores[std::size_t(j)] == 0);
+        const auto n = std::size_t(j);
+        right = right && near(first[n], dots[0], double(width) / 2) && near(second[n], dots[1], double(width) / 2);
+        right = right && first[n] == again[n] && (j < rows || first[n] == 0);
       }
+      INFO(rows << " rows of " << width);
+      CHECK(right);
     }
-    CHECK(right);
   }
 }

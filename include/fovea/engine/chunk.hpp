@@ -82,7 +82,8 @@ class Chunks {
     T* decayed_keys;             // k e^b [length x row]
     T *prefix, *decayed;         // of a block [block x row]
     T *log_sums, *start, *step;  // b up to a block, e^b, the decay over a block [row]
-    T* moved;                    // a row of features on its way
+    T* moved;                    // keys of a block, decayed [block x row]
+    T* dots;                     // two rows of scores of a block, in vectors
   };
 
   Memory carve(T* memory, Index* size = nullptr) const {
@@ -114,7 +115,8 @@ class Chunks {
     m.log_sums = piece(by_channel, row_);
     m.start = piece(by_channel, row_);
     m.step = piece(by_channel, row_);
-    m.moved = piece(by_channel, row_);
+    m.moved = piece(by_channel, block * row_);
+    m.dots = piece(by_channel, 2 * block * simd::lanes<T>);
     if (size != nullptr) *size = used;
     return m;
   }
@@ -296,13 +298,13 @@ class Chunks {
           }
         }
 
+        score_inside(first, count, k, k_stride);
         if constexpr (Write::corrects) {
-          score_block(first, count, k, k_stride, k, k_stride, m_.decayed_keys, m_.corrections);
+          score_before(first, count, k, k_stride, m_.decayed_keys, m_.corrections);
           for (Index i = first; i < first + count; ++i)
             simd::weigh_row<T>(m_.corrections + i * c_.keys_, i, simd::whole<T>(first + count), T(-1), nullptr);
         }
-        for (Index h = 0; h < p_.group; ++h)
-          score_block(first, count, k, k_stride, queries(h), row, queries(h), scores(h));
+        for (Index h = 0; h < p_.group; ++h) score_before(first, count, queries(h), row, queries(h), scores(h));
 
         // The columns of earlier blocks decay over this one, its own to its end.
         for (Index d = 0; d < row; d += simd::lanes<T>) {
@@ -312,27 +314,51 @@ class Chunks {
           simd::store(m_.step + d, simd::exp2_weight<T>(simd::load(m_.step + d), unit));
         }
         for (Index d = 0; first > 0 && d < c_.depth_; ++d) simd::scale(m_.columns + d * c_.keys_, first, m_.step[d]);
-        for (Index d = 0; d < row; d += simd::lanes<T>) {
-          simd::Pack<T> fade(T(1));
-          for (Index i = count - 1; i >= 0; --i) {
-            simd::store(m_.decayed + i * row + d, fade * simd::load(k + (first + i) * k_stride + d));
-            fade = fade * simd::load(m_.factors + (first + i) * row + d);
-          }
-        }
-        simd::transpose(count, c_.depth_, m_.decayed, row, m_.columns + first, c_.keys_);
+        simd::transpose(count, c_.depth_, m_.moved, row, m_.columns + first, c_.keys_);
       }
       simd::copy(m_.shrink, m_.start, row);
     }
 
-    // Scores of the rows x of a block with all keys up to it; to = x e^b.
-    void score_block(Index first, Index count, const T* k, Index k_stride, const T* x, Index x_stride, T* to, T* s) {
+    // Scores of the queries, and of the keys if they correct, with the keys of their own block; leaves these keys
+    // decayed to the end of the block.
+    void score_inside(Index first, Index count, const T* k, Index k_stride) {
+      constexpr Index before = Write::corrects ? 1 : 0;
+      for (Index i = 0; i < count; ++i) {
+        const T* const fade = m_.factors + (first + i) * c_.row_;
+        simd::copy(m_.moved + i * c_.row_, k + (first + i) * k_stride, c_.row_);
+        const auto row_of = [&](Index n) {
+          return n < before ? k + (first + i) * k_stride : queries(n - before) + (first + i) * c_.row_;
+        };
+        const auto scores_of = [&](Index n) {
+          return (n < before ? m_.corrections : scores(n - before)) + (first + i) * c_.keys_ + first;
+        };
+        const auto take = [&](Index n, auto rows, auto moves) {
+          const T* const x[2] = {row_of(n), row_of(n + rows - 1)};
+          T* const s[2] = {scores_of(n), scores_of(n + rows - 1)};
+          simd::moved_scores<decltype(rows)::value, decltype(moves)::value>(i + 1, c_.row_, m_.moved, c_.row_, fade, x,
+                                                                            s, m_.dots);
+        };
+        using One = std::integral_constant<int, 1>;
+        using Two = std::integral_constant<int, 2>;
+        const Index all = p_.group + before;
+        Index n = std::min<Index>(all, 2);
+        if (n == 2) {
+          take(0, Two{}, std::true_type{});
+        } else {
+          take(0, One{}, std::true_type{});
+        }
+        for (; n + 2 <= all; n += 2) take(n, Two{}, std::false_type{});
+        if (n < all) take(n, One{}, std::false_type{});
+        for (n = before; n < all; ++n)
+          std::fill(scores_of(n) + simd::whole<T>(i + 1), scores_of(n) + (end(first + i) - first), T(0));
+      }
+    }
+
+    // Scores of the rows x of a block with the keys of earlier blocks; to = x e^b.
+    void score_before(Index first, Index count, const T* x, Index x_stride, T* to, T* s) {
       const Index row = c_.row_;
       for (Index i = 0; i < count; ++i) {
         const T* const from = x + (first + i) * x_stride;
-        T* const score = s + (first + i) * c_.keys_ + first;
-        simd::decayed_scores<T>(i + 1, row, from, k + first * k_stride, k_stride, m_.factors + first * row, row, score,
-                                m_.moved);
-        std::fill(score + simd::whole<T>(i + 1), score + (end(first + i) - first), T(0));
         for (Index d = 0; d < row; d += simd::lanes<T>) {
           const auto from_block = simd::load(from + d) * simd::load(m_.prefix + i * row + d);
           simd::store(m_.decayed + i * row + d, from_block);

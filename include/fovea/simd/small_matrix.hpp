@@ -97,49 +97,64 @@ inline void weigh_row(T* x, Index seen, Index end, T factor, const T* weight) {
 
 namespace detail {
 
-// scores[j] = x . k_j, a vector of them, and x moves back over token j: x *= fade_j; for j = count - 1, ..., 0. to = x.
-template <int count, class T>
-inline void decayed_dots(Index width, const T* x, T* to, const T* k, Index k_stride, const T* fade, Index fade_stride,
-                         T* scores) {
-  constexpr int n = int(lanes<T>);
-  Pack<T> sum[std::size_t(n)];
-#pragma GCC unroll 16
-  for (int j = 0; j < n; ++j) sum[j] = Pack<T>(T(0));
-  for (Index d = 0; d < width; d += n) {
-    Pack<T> v = load(x + d);
-#pragma GCC unroll 16
-    for (int j = n - 1; j >= 0; --j) {
-      if (j >= count) continue;
-      sum[j] = fma(v, load(k + j * k_stride + d), sum[j]);
-      v = v * load(fade + j * fade_stride + d);
-    }
-    store(to + d, v);
+// sums += x . w_j over some vectors of columns, in vectors, for the rows w_j; those before the last one are moved
+// first.
+template <int count, int vectors, bool moves, class T>
+inline void dot_moved(Index rows, Index column, T* w, Index stride, const T* fade, const T* const* x, bool begin,
+                      T* sums, Index sums_stride) {
+  Pack<T> left[count][vectors], factor[vectors];
+#pragma GCC unroll 8
+  for (int v = 0; v < vectors; ++v) {
+    if constexpr (moves) factor[v] = load(fade + column + v * lanes<T>);
+#pragma GCC unroll 8
+    for (int i = 0; i < count; ++i) left[i][v] = load(x[i] + column + v * lanes<T>);
   }
-  Native<T, n> sums[std::size_t(n)];
-#pragma GCC unroll 16
-  for (int j = 0; j < n; ++j) sums[j] = native(sum[j]);
-  const auto row = sum_each<T, n>(sums);
-  std::memcpy(scores, &row, sizeof row);
-}
-
-// The same for a count that is known when the program runs.
-template <int count, class T, class... Rest>
-[[gnu::always_inline]] inline void decayed_dots_of(Index wanted, Rest... rest) {
-  if (wanted == count) return decayed_dots<count, T>(rest...);
-  if constexpr (count > 1) decayed_dots_of<count - 1, T>(wanted, rest...);
+  const auto dot = [&](Index j, bool move) __attribute__((always_inline)) {
+    Pack<T> sum[count];
+#pragma GCC unroll 8
+    for (int i = 0; i < count; ++i) sum[i] = begin ? Pack<T>(T(0)) : load(sums + i * sums_stride + j * lanes<T>);
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) {
+      T* const at = w + j * stride + column + v * lanes<T>;
+      Pack<T> right = load(at);
+      if (move) {
+        right = right * factor[v];
+        store(at, right);
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < count; ++i) sum[i] = fma(left[i][v], right, sum[i]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < count; ++i) store(sums + i * sums_stride + j * lanes<T>, sum[i]);
+  };
+  for (Index j = 0; j + 1 < rows; ++j) dot(j, moves);
+  dot(rows - 1, false);
 }
 
 }  // namespace detail
 
-// scores[j] = sum_d x_d k_jd fade_(j+1)d ... fade_(count-1)d for the rows j < count of k; zero behind them up to a
-// whole vector. width: whole vectors, zero behind the last element. `moved` is a row to work in.
-template <class T>
-inline void decayed_scores(Index count, Index width, const T* x, const T* k, Index k_stride, const T* fade,
-                           Index fade_stride, T* scores, T* moved) {
-  for (Index base = (count - 1) / lanes<T> * lanes<T>; base >= 0; base -= lanes<T>)
-    detail::decayed_dots_of<int(lanes<T>), T>(
-        std::min(lanes<T>, count - base), width, base + lanes<T> >= count ? x : static_cast<const T*>(moved), moved,
-        k + base * k_stride, k_stride, fade + base * fade_stride, fade_stride, scores + base);
+// scores[i][j] = x_i . w_j for `count` rows x and the rows w_j of width `width`, whole vectors, zero behind the last
+// element; zero behind the scores of a row up to a whole vector. If it `moves`, the rows of w before the last one are
+// multiplied by fade first. sums: a vector for every score, in whole vectors of scores.
+template <int count, bool moves, class T>
+inline void moved_scores(Index rows, Index width, T* w, Index stride, const T* fade, const T* const* x,
+                         T* const* scores, T* sums) {
+  constexpr int most = registers >= 32 ? 4 : 2, n = int(lanes<T>);
+  const Index sums_stride = whole<T>(rows) * n;
+  Index d = 0;
+  for (; d + most * n <= width; d += most * n)
+    detail::dot_moved<count, most, moves>(rows, d, w, stride, fade, x, d == 0, sums, sums_stride);
+  for (; d < width; d += n) detail::dot_moved<count, 1, moves>(rows, d, w, stride, fade, x, d == 0, sums, sums_stride);
+  for (int i = 0; i < count; ++i) {
+    for (Index base = 0; base < rows; base += n) {
+      Native<T, n> part[std::size_t(n)];
+#pragma GCC unroll 16
+      for (int j = 0; j < n; ++j)
+        part[j] = base + j < rows ? native_load<T, n>(sums + i * sums_stride + (base + j) * n) : Native<T, n>{};
+      const auto row = sum_each<T, n>(part);
+      std::memcpy(scores[i] + base, &row, sizeof row);
+    }
+  }
 }
 
 }  // namespace fovea::inline FOVEA_ISA::simd
