@@ -22,8 +22,15 @@ template <class Real>
 Matrix<Real> features(const Matrix<Real>& x, const fovea::feature::Directions& w, bool of_all) {
   const Matrix<Real> rows = Eigen::Map<const Matrix<double>>(w.numbers.data(), w.rows, w.dim).cast<Real>();
   const Matrix<Real> z = x / std::sqrt(std::sqrt(Real(w.dim)));
-  Matrix<Real> y = z.lazyProduct(rows.transpose());
-  for (Index i = 0; i < y.rows(); ++i) y.row(i).array() -= z.row(i).squaredNorm() / 2;
+  Matrix<Real> y = Matrix<Real>::Zero(x.rows(), w.rows);
+  for (Index i = 0; i < y.rows(); ++i) {
+    Real square = 0;
+    for (Index d = 0; d < w.dim; ++d) square += z(i, d) * z(i, d);
+    for (Index f = 0; f < w.rows; ++f) {
+      for (Index d = 0; d < w.dim; ++d) y(i, f) += rows(f, d) * z(i, d);
+      y(i, f) -= square / 2;
+    }
+  }
   const Real most = y.maxCoeff(), factor = 1 / std::sqrt(Real(w.rows));
   for (Index i = 0; i < y.rows(); ++i) {
     const Real shift = of_all ? most : y.row(i).maxCoeff();

@@ -6,15 +6,34 @@
 
 namespace fovea::inline FOVEA_ISA::simd {
 
+namespace detail {
+
+// log2(e) x = n + f; 2^n and f in [-1/2, 1/2].
+template <class T>
+[[gnu::always_inline]] inline Power<T> split_natural(Pack<T> x) {
+  constexpr T unit = T(log2_e);
+#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
+  constexpr T rest = T(log2_e - (long double)(unit));
+  const auto [scale, f] = split_power<T>(x, Pack<T>(unit));
+  return {scale, fma(x, Pack<T>(rest), f)};
+#else
+  // n ln 2 is taken off in two parts; the product with the first, of few bits, is not rounded.
+  constexpr T high = std::is_same_v<T, float> ? T(0.693359375) : T(0.693145751953125);
+  constexpr T low = T(0.693147180559945309417232121458176568L - (long double)(high));
+  const Pack<T> magic(Exponent<T>::magic), shifted = x * Pack<T>(unit) + magic, n = shifted - magic;
+  const Pack<T> r = (x - n * Pack<T>(high)) - n * Pack<T>(low);
+  return {from_bits<T>(shift_left<Exponent<T>::mantissa_bits, Bits<T> >(as_bits<T>(shifted))), r * Pack<T>(unit)};
+#endif
+}
+
+}  // namespace detail
+
 // e^x for x up to about 88 (float) or 709 (double), within two ulp: zero below the normal numbers, NaN where x is NaN,
 // exactly one at zero.
 template <class T>
 [[gnu::always_inline]] inline Pack<T> exp_in_range(Pack<T> x) {
-  constexpr T unit = T(log2_e), rest = T(log2_e - (long double)(unit));
   constexpr T lowest = T((long double)(detail::Exponent<T>::floor) / log2_e);
-  const Pack<T> bounded = at_least(Pack<T>(lowest), x);
-  const auto [scale, whole_f] = detail::split_power<T>(bounded, Pack<T>(unit));
-  const Pack<T> f = fma(bounded, Pack<T>(rest), whole_f);
+  const auto [scale, f] = detail::split_natural<T>(at_least(Pack<T>(lowest), x));
   return fma(detail::power_slope(f), f, Pack<T>(1)) * scale;
 }
 
