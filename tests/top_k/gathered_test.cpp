@@ -1,6 +1,8 @@
 // Attention over given lists: against the reference, in its limits, with lists that several heads share, and what it
 // refuses.
 #include <fovea/exec/pool.hpp>
+#include <fovea/parts/mask/window.hpp>
+#include <fovea/parts/score/each.hpp>
 #include <fovea/top_k/gathered.hpp>
 #include <random>
 
@@ -91,6 +93,28 @@ TEST_CASE("keys that are not listed are as good as not there") {
     std::fill_n(row(x.v, 0, 0, j), 16, not_a_number<float>);
   }
   CHECK(same_bits(attention(x, KeyLists::from_lists(1, 1, 20, lists)), before));
+}
+
+TEST_CASE("score modifiers and masks of a recipe apply to listed keys, sinks to their sum") {
+  namespace mask = fovea::mask;
+  const Sizes s{1, 4, 2, 30, 200, 16, 16};
+  const auto x = gaussian<float>(s);
+  const Lists lists = random_lists(9, 2 * 30, 200);
+  const std::vector<double> sinks{0.5, 1, -1, 2};
+  auto got = blank<float>(s);
+  const auto recipe = fovea::softmax()
+                          .score(fovea::score::each([](float score, Site at) { return score - 0.01f * float(at.key); }))
+                          .mask(mask::window(150))
+                          .sink_logits(sinks);
+  fovea::attend_lists(x.q, x.k, x.v, got.both(), recipe, KeyLists::from_lists(1, 2, 30, lists));
+  CHECK(is_exact(got, x,
+                 {.visible =
+                      [&](Site at) {
+                        const auto& list = lists[std::size_t(at.head / 2 * 30 + at.query)];
+                        return std::binary_search(list.begin(), list.end(), at.key) && at.query + 170 - at.key < 150;
+                      },
+                  .score = [](double score, Site at) { return score - 0.01f * double(at.key); },
+                  .sink_logits = sinks}));
 }
 
 TEST_CASE("gathered attention is the same on any number of threads") {

@@ -21,9 +21,9 @@ using Lists = std::vector<std::vector<Index>>;
 
 namespace {
 
-const std::vector<Sizes> shapes = {{1, 1, 1, 1, 1, 1, 1},      {2, 4, 4, 70, 70, 33, 15}, {1, 4, 2, 20, 150, 16, 33},
-                                   {1, 4, 1, 1, 600, 64, 64},  {1, 2, 1, 3, 4500, 8, 4},  {1, 2, 2, 150, 40, 16, 16},
-                                   {1, 4, 2, 60, 200, 72, 130}};
+const std::vector<Sizes> shapes = {{1, 1, 1, 1, 1, 1, 1},      {2, 2, 2, 70, 70, 33, 15}, {1, 4, 2, 20, 150, 16, 33},
+                                   {1, 4, 1, 1, 600, 64, 64},  {1, 2, 1, 3, 4500, 8, 4},  {1, 2, 2, 90, 40, 16, 16},
+                                   {1, 2, 1, 20, 130, 72, 130}};
 
 // Multiples of 1/8, small enough for all products to be exact in float, so that scores are equal or clearly apart.
 template <class T>

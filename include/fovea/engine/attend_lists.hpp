@@ -2,6 +2,7 @@
 // where they lie, and only those that are listed.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include <fovea/engine/pass.hpp>
@@ -169,3 +170,15 @@ void attend_lists(const Problem<T>& problem, const Recipe<Mask, Scores>& recipe,
 }
 
 }  // namespace fovea::inline FOVEA_ISA::engine
+
+namespace fovea::inline FOVEA_ISA {
+
+// Attention by recipe over lists of keys; arrays as for attend, lists for the query heads, the kv heads or all.
+// Throws ArgumentError before any work when shapes, parts or lists do not fit.
+template <class Q, class K, class V, class Out, class Mask, class Scores, exec::Executor Exec = exec::Serial>
+void attend_lists(const Q& q, const K& k, const V& v, Out&& out, const Recipe<Mask, Scores>& recipe,
+                  const select::KeyLists& lists, const Exec& executor = {}) {
+  engine::attend_lists(make_problem("fovea::attend_lists", q, k, v, out), recipe, lists, executor);
+}
+
+}  // namespace fovea::inline FOVEA_ISA

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -474,3 +475,18 @@ void attend_rows(const Problem<T>& problem, const Recipe<Mask, Scores>& recipe, 
 }
 
 }  // namespace fovea::inline FOVEA_ISA::engine
+
+namespace fovea::inline FOVEA_ISA {
+
+// Attention by recipe to the keys that every query chooses; arrays as for attend.
+//
+//   attend_rows(q, k, v, out, softmax().mask(mask::causal() & mask::window(4096)), select::TopK{.k = 64}, executor);
+//
+// Throws ArgumentError before any work when shapes, parts or the choice do not fit.
+template <class Q, class K, class V, class Out, class Mask, class Scores, exec::Executor Exec = exec::Serial>
+void attend_rows(const Q& q, const K& k, const V& v, Out&& out, const Recipe<Mask, Scores>& recipe,
+                 const select::TopK& choice, const Exec& executor = {}) {
+  engine::attend_rows(make_problem("fovea::attend_rows", q, k, v, out), recipe, choice, nullptr, executor);
+}
+
+}  // namespace fovea::inline FOVEA_ISA
