@@ -56,6 +56,15 @@ TEST_CASE("places and their indices", "[core][grid]") {
   CHECK(fovea::place_in(extents, 27) == Place{1, 1, 2});
 }
 
+TEST_CASE("one value for all axes, or one for each", "[core][grid]") {
+  const fovea::PerAxis<Index> all = 7, one = {7}, each = {4, 7, 8};
+  CHECK((all.count() == 1 && all[0] == 7 && all[2] == 7));
+  CHECK((one.count() == 1 && one[1] == 7));
+  CHECK((each.count() == 3 && each[0] == 4 && each[1] == 7 && each[2] == 8));
+  CHECK(fovea::PerAxis<Index>{1, 2, 3, 4}.count() == 4);
+  CHECK(!fovea::PerAxis<bool>()[0]);
+}
+
 TEST_CASE("every token of a grid has one position, that of its tile and patch", "[core][grid]") {
   for (const Tiling& t : tilings) {
     const TiledGrid grid(t.grid, t.tile, t.patch, t.pitch);

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <initializer_list>
 #include <vector>
 
 #include <fovea/core/span.hpp>
@@ -23,6 +24,26 @@ constexpr Index index_in(const Place& extents, const Place& at) {
 constexpr Place place_in(const Place& extents, Index index) {
   return {index / extents[2] / extents[1], index / extents[2] % extents[1], index % extents[2]};
 }
+
+// One value for all axes of a grid, or one for each: 7 or {4, 7, 7}.
+template <class T>
+class PerAxis {
+ public:
+  constexpr PerAxis(T all = T()) : values_{all}, count_(1) {}
+  constexpr PerAxis(std::initializer_list<T> each) : count_(each.size()) {
+    std::size_t a = 0;
+    for (const T value : each) {
+      if (a < values_.size()) values_[a++] = value;
+    }
+  }
+
+  constexpr Index count() const { return Index(count_); }
+  constexpr T operator[](Index axis) const { return values_[count_ == 1 ? 0 : std::size_t(axis)]; }
+
+ private:
+  std::array<T, 3> values_{};
+  std::size_t count_;
+};
 
 // The places whose coordinates lie in a span of each axis.
 struct Box {

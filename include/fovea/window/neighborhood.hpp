@@ -22,8 +22,6 @@
 // a copy of queries, keys, values and results of a few heads at a time.
 #pragma once
 
-#include <array>
-#include <initializer_list>
 #include <optional>
 #include <vector>
 
@@ -35,26 +33,6 @@
 #include <fovea/parts/permute/window_tiles.hpp>
 
 namespace fovea::inline FOVEA_ISA {
-
-// One value for all axes of a grid, or one for each: 7 or {4, 7, 7}.
-template <class T>
-class PerAxis {
- public:
-  constexpr PerAxis(T all = T()) : values_{all}, count_(1) {}
-  constexpr PerAxis(std::initializer_list<T> each) : count_(each.size()) {
-    std::size_t a = 0;
-    for (const T value : each) {
-      if (a < values_.size()) values_[a++] = value;
-    }
-  }
-
-  constexpr Index count() const { return Index(count_); }
-  constexpr T operator[](Index axis) const { return values_[count_ == 1 ? 0 : std::size_t(axis)]; }
-
- private:
-  std::array<T, 3> values_{};
-  std::size_t count_;
-};
 
 struct NeighborhoodOptions {
   std::vector<Index> grid = {};      // extents of one to three axes, the slowest first; one axis of T when empty
@@ -100,8 +78,9 @@ struct NeighborhoodAxes {
       dilation[axis] = options.dilation[a];
       windows[axis] = mask::neighborhood(window, stride, options.causal[a]);
     }
-    check(tokens == 0 ? volume(extents) == 0 : room == 1, where, "the grid must hold the tokens, wanted ", tokens,
-          ", got the extents ", extents[0], " x ", extents[1], " x ", extents[2]);
+    const bool none = extents[0] == 0 || extents[1] == 0 || extents[2] == 0;
+    check(tokens == 0 ? none : room == 1, where, "the grid must hold the tokens, wanted ", tokens, ", got the extents ",
+          extents[0], " x ", extents[1], " x ", extents[2]);
   }
 
   // The only axis with more than one place, or -1.
@@ -113,30 +92,6 @@ struct NeighborhoodAxes {
     return -1;
   }
 };
-
-// Calls f(extents, begins) for the residue classes of the dilations: `begins` are the tokens that classes of these
-// extents begin with.
-template <class F>
-void each_class(const NeighborhoodAxes& axes, F&& f) {
-  const Place& all = axes.extents;
-  for (int longer = 7; longer >= 0; --longer) {  // a bit for each axis: the classes with a place more than the others
-    std::array<Span, 3> residues;
-    Place extents;
-    for (std::size_t a = 0; a < 3; ++a) {
-      const Index step = axes.dilation[a], more = all[a] % step;
-      const bool one_more = (longer >> a & 1) != 0;
-      residues[a] = one_more ? Span{0, more} : Span{more, step};
-      extents[a] = all[a] / step + (one_more ? 1 : 0);
-    }
-    std::vector<Index> begins;
-    for (Index i = residues[0].first; i < residues[0].last; ++i) {
-      for (Index j = residues[1].first; j < residues[1].last; ++j) {
-        for (Index k = residues[2].first; k < residues[2].last; ++k) begins.push_back(index_in(all, {i, j, k}));
-      }
-    }
-    if (!begins.empty()) f(extents, begins);
-  }
-}
 
 }  // namespace detail
 
@@ -167,16 +122,15 @@ void neighborhood(const Q& q, const K& k, const V& v, Out&& out, const Neighborh
     shape.window[a] = axes.windows[a].window;
     shape.stride[a] = axes.windows[a].stride;
   }
-  const Place& d = axes.dilation;
-  const Place step{d[0] * axes.extents[1] * axes.extents[2], d[1] * axes.extents[2], d[2]};
-  detail::each_class(axes, [&](const Place& extents, const std::vector<Index>& begins) {
-    const TiledGrid queries = permute::query_tiles(extents, shape, problem.group);
-    const TiledGrid keys = permute::key_tiles(extents, shape);
-    const auto seen = mask::grid_neighborhood(axes.windows, queries, keys);
-    permute::in_order(problem, permute::tokens_of(queries, step), permute::tokens_of(keys, step), begins,
-                      problem.q.batch * problem.k.heads * Index(begins.size()), executor,
-                      [&](const auto& part, Index) { engine::attend(part, recipe.mask(seen), executor); });
-  });
+  permute::each_grid_class(
+      axes.extents, axes.dilation, [&](const Place& extents, const Place& step, const auto& begins) {
+        const TiledGrid queries = permute::query_tiles(extents, shape, problem.group);
+        const TiledGrid keys = permute::key_tiles(extents, shape);
+        const auto seen = mask::grid_neighborhood(axes.windows, queries, keys);
+        permute::in_order(problem, permute::tokens_of(queries, step), permute::tokens_of(keys, step), begins,
+                          problem.q.batch * problem.k.heads * Index(begins.size()), executor,
+                          [&](const auto& part, Index) { engine::attend(part, recipe.mask(seen), executor); });
+      });
 }
 
 }  // namespace fovea::inline FOVEA_ISA

@@ -68,6 +68,33 @@ TEST_CASE("what goes through another order comes back to its token", "[parts][pe
   }
 }
 
+TEST_CASE("the residue classes of a grid hold every token once, at its place", "[parts][permute]") {
+  for (const fovea::Place& grid : {fovea::Place{1, 1, 7}, {1, 6, 8}, {3, 5, 7}}) {
+    for (const fovea::Place& dilation : {fovea::Place{1, 1, 1}, {1, 1, 3}, {1, 2, 3}, {2, 3, 5}}) {
+      if (dilation[0] > grid[0] || dilation[1] > grid[1] || dilation[2] > grid[2]) continue;
+      std::vector<int> seen(std::size_t(fovea::volume(grid)), 0);
+      Index calls = 0;
+      permute::each_grid_class(
+          grid, dilation, [&](const fovea::Place& extents, const fovea::Place& step, const std::vector<Index>& begins) {
+            ++calls;
+            for (const Index begin : begins) {
+              const fovea::Place corner = fovea::place_in(grid, begin);
+              for (Index i = 0; i < fovea::volume(extents); ++i) {
+                const fovea::Place at = fovea::place_in(extents, i);
+                fovea::Place wanted;
+                for (std::size_t a = 0; a < 3; ++a) wanted[a] = corner[a] + at[a] * dilation[a];
+                const Index token = begin + at[0] * step[0] + at[1] * step[1] + at[2] * step[2];
+                CHECK(fovea::place_in(grid, token) == wanted);
+                ++seen[std::size_t(token)];
+              }
+            }
+          });
+      CHECK(calls <= 8);
+      CHECK(std::all_of(seen.begin(), seen.end(), [](int n) { return n == 1; }));
+    }
+  }
+}
+
 TEST_CASE("several sequences in a batch element", "[parts][permute]") {
   // The even and the odd tokens of 40.
   const TiledGrid grid({1, 4, 5}, {1, 2, 4});

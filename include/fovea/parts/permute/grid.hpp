@@ -7,6 +7,7 @@
 #include <memory>
 #include <new>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include <fovea/core/grid.hpp>
@@ -26,6 +27,32 @@ inline Order tokens_of(const TiledGrid& grid, const Place& step) {
     order[std::size_t(position)] = at[0] * step[0] + at[1] * step[1] + at[2] * step[2];
   });
   return order;
+}
+
+// Calls f(extents, step, begins) for the residue classes of a dilation on each axis, grids of their own that hold every
+// token of a grid once: eight times at most, since the classes of an axis differ by one place at most. `begins` are the
+// tokens that classes of these extents begin with, `step` what a place of each axis is from the next one in tokens.
+// Dilations are positive and not longer than their axis.
+template <class F>
+void each_grid_class(const Place& grid, const Place& dilation, F&& f) {
+  const Place step{dilation[0] * grid[1] * grid[2], dilation[1] * grid[2], dilation[2]};
+  for (unsigned longer = 8; longer-- > 0;) {  // a bit for each axis: the classes with a place more than the others
+    std::array<Span, 3> residues;
+    Place extents;
+    for (std::size_t a = 0; a < 3; ++a) {
+      const Index more = grid[a] % dilation[a];
+      const bool one_more = (longer >> a & 1) != 0;
+      residues[a] = one_more ? Span{0, more} : Span{more, dilation[a]};
+      extents[a] = grid[a] / dilation[a] + (one_more ? 1 : 0);
+    }
+    std::vector<Index> begins;
+    for (Index i = residues[0].first; i < residues[0].last; ++i) {
+      for (Index j = residues[1].first; j < residues[1].last; ++j) {
+        for (Index k = residues[2].first; k < residues[2].last; ++k) begins.push_back(index_in(grid, {i, j, k}));
+      }
+    }
+    if (!begins.empty()) f(extents, step, std::as_const(begins));
+  }
 }
 
 namespace detail {
