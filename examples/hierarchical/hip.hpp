@@ -11,6 +11,7 @@
 namespace fovea::reference {
 
 struct Hip {
+  // query_block is no larger than the number of queries: decoding has blocks of one.
   Eigen::Index top_k = 512, query_block = 32, key_block = 2, window = 128, sink_tokens = 32;
   bool causal = true;
   bool compat_v1 = false;
@@ -137,10 +138,10 @@ std::vector<Eigen::Index> hip_fractions(const Matrix<Real>& q, const Matrix<Real
 
 // kept(a, j): whether the queries of block a keep key j (before the causal mask). q [N x D], k [M x D].
 template <class Real>
-Eigen::Matrix<bool, Eigen::Dynamic, Eigen::Dynamic> hip_selection(const Matrix<Real>& q, const Matrix<Real>& k,
-                                                                  const Hip& o) {
+Eigen::Matrix<bool, Eigen::Dynamic, Eigen::Dynamic> hip_selection(const Matrix<Real>& q, const Matrix<Real>& k, Hip o) {
   using hip_detail::Index;
   const Index queries = q.rows(), keys = k.rows();
+  o.query_block = std::min(o.query_block, std::max<Index>(queries, 1));
   const Index blocks = hip_detail::ceil_div(queries, o.query_block);
   Eigen::Matrix<bool, Eigen::Dynamic, Eigen::Dynamic> kept(blocks, keys);
   kept.setConstant(false);

@@ -250,6 +250,19 @@ TEST_CASE("hip is the same on any number of threads, and on strided arrays") {
                   })));
 }
 
+TEST_CASE("sizes beyond everything there is are all of it") {
+  const Index huge = std::numeric_limits<Index>::max();
+  const auto x = gaussian<float>({1, 1, 1, 30, 50, 8, 8});
+  for (const HipSearch search : {HipSearch::integer_tree, HipSearch::compat_v1}) {
+    HipOptions options{.top_k = huge, .query_block = huge, .key_block = huge, .window = huge, .sink_tokens = huge};
+    options.search = search;
+    CHECK(is_exact(attention(x, options), x, {.visible = [](Site at) { return at.key <= at.query + 20; }}));
+    options.window = options.sink_tokens = 0;
+    options.grid = options.patches = huge;
+    CHECK(is_exact(attention(x, options), x, {.visible = [](Site at) { return at.key <= at.query + 20; }}));
+  }
+}
+
 TEST_CASE("no queries, no keys, and queries before the first key") {
   for (const Sizes& s : {Sizes{1, 2, 1, 0, 10, 4, 4}, Sizes{0, 2, 1, 3, 10, 4, 4}, Sizes{1, 2, 1, 40, 0, 4, 4}}) {
     const auto x = gaussian<float>(s);

@@ -13,6 +13,7 @@
 #include <atomic>
 #include <cmath>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include <fovea/engine/attend.hpp>
@@ -30,7 +31,7 @@ enum class HipSearch { integer_tree, compat_v1 };
 
 struct HipOptions {
   Index top_k = 512;       // keys that the search keeps for a block of queries
-  Index query_block = 32;  // queries that share a selection; every second one takes part in the search
+  Index query_block = 32;  // queries that share a selection, all when there are fewer; every second one searches
   Index key_block = 2;     // keys that are kept or left together
   Index window = 128;      // last keys that the last query of a block sees, its own included: always kept
   Index sink_tokens = 32;  // leading keys that are always kept
@@ -44,6 +45,7 @@ struct HipOptions {
 
 namespace detail {
 
+// Makes the lists of one call.
 template <class T>
 class HipSelection {
  public:
@@ -55,34 +57,37 @@ class HipSelection {
     positive(options.key_block, "key_block");
     check(options.window >= 0, where, "window must not be negative, got ", options.window);
     check(options.sink_tokens >= 0, where, "sink_tokens must not be negative, got ", options.sink_tokens);
+    // No block is longer than what there is.
+    const Index keys = std::max<Index>(k.length, 1);
+    options_.top_k = std::min(options.top_k, keys);
+    options_.key_block = std::min(options.key_block, keys);
+    options_.query_block = std::min(options.query_block, std::max<Index>(q.length, 1));
     if (options.search == HipSearch::integer_tree) return;
-    check(options.scale_up > 1 && options.scale_up <= 1024, where, "scale_up must be above 1 and at most 1024, got ",
-          options.scale_up);
-    const double scale_up = options.scale_up;
-    widening_ = {options.grid.value_or(Index(std::ceil(double(options.top_k) * scale_up))), scale_up, options.top_k,
-                 options.patches.value_or(Index(std::ceil(double(options.top_k) / scale_up)))};
-    positive(widening_.first, "grid");
-    positive(widening_.least, "patches");
-    widening_.first = Index(std::round(double(widening_.first) / scale_up));
-    check(std::round(double(widening_.first) * scale_up) > double(widening_.first), where,
-          "scale_up must widen the first grid of ", widening_.first, " places, got ", scale_up);
+
+    const double scale_up = options.scale_up, most = double(options_.top_k);
+    check(scale_up > 1 && scale_up <= 1024, where, "scale_up must be above 1 and at most 1024, got ", scale_up);
+    const Index grid = options.grid.value_or(Index(std::ceil(most * scale_up)));
+    const Index patches = options.patches.value_or(Index(std::ceil(most / scale_up)));
+    positive(grid, "grid");
+    positive(patches, "patches");
+    const double first = std::min(std::round(double(grid) / scale_up), double(keys));
+    check(std::round(first * scale_up) > first, where, "scale_up must widen the first grid of ", first, " places, got ",
+          scale_up);
+    widening_ = {Index(first), scale_up, options_.top_k, std::min(patches, keys)};
   }
 
   template <class Exec>
   mask::SpanTable run(const Exec& executor) const {
-    const Index blocks = (q_.length + options_.query_block - 1) / options_.query_block;
+    const Index blocks = count_of(q_.length, options_.query_block), items = q_.batch * q_.heads * blocks;
     mask::SpanTable table{
         options_.query_block, std::max<Index>(q_.batch, 1), std::max<Index>(q_.heads, 1), blocks, {0}, {}};
-    const Index items = q_.batch * q_.heads * blocks;
-    const double rows = double(options_.query_block) / 2;
     const double levels = std::log2(2 + double(k_.length) / double(options_.top_k));
-    const double flops = 2 * levels * rows * double(std::min(options_.top_k, k_.length)) * double(k_.dim);
-
-    const Index workers = std::clamp<Index>(Index(flops * double(items) / 1e6), 1, exec::concurrency(executor));
-    std::vector<select::TreeSearch<T>> searches(
-        std::size_t(workers),
-        {k_.dim, std::max<Index>(std::min(options_.query_block, q_.length), 1), options_.key_block});
-    std::vector<std::vector<Span>> lists(std::size_t(std::min(items, at_once)));
+    const double flops = levels * double(options_.query_block) * double(options_.top_k) * double(k_.dim);
+    const Index workers =
+        std::clamp<Index>(Index(flops * double(items) / 1e6), 1, std::max<Index>(exec::concurrency(executor), 1));
+    std::vector<select::TreeSearch<T>> searches(std::size_t(workers),
+                                                {k_.dim, options_.query_block, options_.key_block});
+    std::vector<Spans> lists(std::size_t(std::min(items, at_once)));
     for (Index first = 0; first < items; first += at_once) {
       const Index count = std::min(at_once, items - first);
       std::atomic<Index> next{0};
@@ -96,7 +101,7 @@ class HipSelection {
         }
       });
       for (Index n = 0; n < count; ++n) {
-        const auto& list = lists[std::size_t(n)];
+        const Spans& list = lists[std::size_t(n)];
         table.spans.insert(table.spans.end(), list.begin(), list.end());
         table.begin.push_back(Index(table.spans.size()));
       }
@@ -106,64 +111,75 @@ class HipSelection {
   }
 
  private:
+  using Search = select::TreeSearch<T>;
+  using Spans = std::vector<Span>;
+
   static constexpr Index at_once = 1024;  // lists that are made before they are put into the table
 
-  void select_block(select::TreeSearch<T>& search, Index batch, Index head, Index block,
-                    std::vector<Span>& list) const {
-    list.clear();
-    const Index first = block * options_.query_block, last = std::min(first + options_.query_block, q_.length);
-    const Index offset = k_.length - q_.length;
-    const Index seen = std::max<Index>(options_.causal ? last + offset : k_.length, 0);
-    const Index recent = std::max<Index>(seen - options_.window, 0);
-    const auto add = [&](Span keys) {
-      if (keys.empty()) return;
-      if (!list.empty() && keys.first <= list.back().last) {
-        list.back().last = std::max(list.back().last, keys.last);
-      } else {
-        list.push_back(keys);
-      }
-    };
-    add({0, std::min(options_.sink_tokens, seen)});
-    const Index kv_head = head / (q_.heads / k_.heads);
-    const auto add_blocks = [&](std::span<const Index> blocks) {
-      for (const Index b : blocks) {
-        if (b * options_.key_block < recent)
-          add({b * options_.key_block, std::min((b + 1) * options_.key_block, seen)});
-      }
-    };
-    const T* const keys = k_.row(batch, kv_head, 0);
-    if (options_.search == HipSearch::integer_tree) {
-      const bool one = last - first == 1;
-      const Index row = one ? first : first + 1;
-      if (recent <= options_.top_k) {
-        add({0, recent});
-      } else {
-        const auto count_of = [&](Index n) { return (n + options_.key_block - 1) / options_.key_block; };
-        add_blocks(search.halve({q_.row(batch, head, row), 2 * q_.length_stride, one ? 1 : (last - first) / 2},
-                                {keys, k_.length_stride, seen, options_.key_block}, count_of(recent),
-                                count_of(options_.top_k)));
-      }
+  static Index count_of(Index n, Index block) { return (n + block - 1) / block; }
+
+  // Spans come in ascending order of their beginnings.
+  static void add(Spans& list, Span keys) {
+    if (keys.empty()) return;
+    if (!list.empty() && keys.first <= list.back().last) {
+      list.back().last = std::max(list.back().last, keys.last);
     } else {
-      const bool tokens = options_.query_block == 1 && options_.key_block == 1;
-      const Index reach = tokens ? 0 : std::max<Index>(options_.window - options_.query_block - options_.key_block, 0);
-      const Index length =
-          !options_.causal
-              ? k_.length
-              : std::clamp<Index>(offset + first + std::max(options_.query_block, options_.key_block), 0, k_.length);
-      typename select::TreeSearch<T>::Queries rows{q_.row(batch, head, first), 2 * q_.length_stride,
-                                                   (last - first + 1) / 2};
-      if (options_.causal) {
-        rows.first_limit = offset + first - reach + 1;
-        rows.limit_step = 2;
-      }
-      add_blocks(search.widen(rows, {keys, k_.length_stride, length, options_.key_block}, widening_, tokens));
+      list.push_back(keys);
     }
-    add({recent, seen});
   }
 
-  View<const T> q_, k_;
-  const HipOptions& options_;
-  typename select::TreeSearch<T>::Widening widening_;
+  void select_block(Search& search, Index batch, Index head, Index block, Spans& list) const {
+    const Span queries{block * options_.query_block, std::min((block + 1) * options_.query_block, q_.length)};
+    const Index offset = k_.length - q_.length;
+    const Index seen = options_.causal ? std::max<Index>(queries.last + offset, 0) : k_.length;
+    const Index recent = std::max<Index>(seen - options_.window, 0);  // the first key of the window
+    list.clear();
+    add(list, {0, std::min(options_.sink_tokens, seen)});
+    if (options_.search == HipSearch::integer_tree && recent <= options_.top_k) {
+      add(list, {0, recent});
+    } else {
+      const T* const keys = k_.row(batch, head / (q_.heads / k_.heads), 0);
+      const auto found = options_.search == HipSearch::integer_tree
+                             ? halve(search, queries, q_.row(batch, head, queries.first), keys, seen, recent)
+                             : widen(search, queries, q_.row(batch, head, queries.first), keys, offset);
+      for (const Index b : found) {
+        if (b * options_.key_block < recent)
+          add(list, {b * options_.key_block, std::min((b + 1) * options_.key_block, seen)});
+      }
+    }
+    add(list, {recent, seen});
+  }
+
+  // Every second query ranks, from the second on; a single one too.
+  std::span<const Index> halve(Search& search, Span queries, const T* q, const T* keys, Index seen,
+                               Index region) const {
+    const Index stride = q_.length_stride, block = options_.key_block;
+    const bool one = queries.size() == 1;
+    return search.halve({one ? q : q + stride, 2 * stride, one ? 1 : queries.size() / 2},
+                        {keys, k_.length_stride, seen, block}, count_of(region, block),
+                        count_of(options_.top_k, block));
+  }
+
+  // Every second query ranks, from the first on, and of the keys only those that are `reach` behind it. The grid spans
+  // the keys that the last query of a whole block sees.
+  std::span<const Index> widen(Search& search, Span queries, const T* q, const T* keys, Index offset) const {
+    const Index block = options_.key_block;
+    const bool tokens = options_.query_block == 1 && block == 1;
+    const Index reach = tokens ? 0 : std::max<Index>(options_.window - options_.query_block - block, 0);
+    const Index length = offset + queries.first + std::max(options_.query_block, block);
+    typename Search::Queries rows{q, 2 * q_.length_stride, count_of(queries.size(), 2)};
+    if (options_.causal) {
+      rows.first_limit = offset + queries.first - reach + 1;
+      rows.limit_step = 2;
+    }
+    return search.widen(
+        rows, {keys, k_.length_stride, options_.causal ? std::clamp<Index>(length, 0, k_.length) : k_.length, block},
+        widening_, tokens);
+  }
+
+  const View<const T> q_, k_;
+  HipOptions options_;
+  typename Search::Widening widening_;
 };
 
 }  // namespace detail
