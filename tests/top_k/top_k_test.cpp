@@ -259,7 +259,8 @@ TEST_CASE("score modifiers and masks of a recipe come before the choice") {
   namespace mask = fovea::mask;
   const Sizes s{1, 2, 1, 50, 200, 16, 16};
   const auto x = gaussian<float>(s);
-  for (const Index queries : {s.queries, Index{1}}) {
+  for (const auto& [queries, heads] :
+       {std::pair{s.queries, Heads::each}, {Index{1}, Heads::each}, {s.queries, Heads::kv_sum}}) {
     Inputs<float> some{Tensor4<float>(1, 2, queries, 16), x.k, x.v};
     for (Index h = 0; h < 2; ++h) std::copy_n(row(x.q, 0, h, 0), queries * 16, row(some.q, 0, h, 0));
     auto got = blank<float>(some.sizes());
@@ -267,11 +268,11 @@ TEST_CASE("score modifiers and masks of a recipe come before the choice") {
     const auto odd = mask::where([](Site at) { return at.key % 2 == 1; });
     const auto away = fovea::score::each([](float score, Site at) { return at.key < 100 ? score - 50 : score; });
     fovea::engine::attend_rows(fovea::make_problem("test", some.q, some.k, some.v, got.both()),
-                               fovea::softmax().score(away).mask(odd), {.k = 60}, &chosen);
+                               fovea::softmax().score(away).mask(odd), {.k = 60, .heads = heads}, &chosen);
     CHECK(is_exact(got, some,
                    {.visible = [&](Site at) { return is_chosen(some.sizes(), chosen, at); },
                     .score = [](double score, Site at) { return at.key < 100 ? score - 50 : score; }}));
-    for (Index h = 0; h < 2; ++h) {
+    for (Index h = 0; h < chosen.heads; ++h) {
       for (Index i = 0; i < queries; ++i) {
         const auto list = chosen.list(0, h, i);
         CHECK(list.size() == 60);

@@ -176,9 +176,9 @@ class RowsOverTiles {
     const Index of_query =
         (group / choices_.rows_of_one() * choices_.size_of_one() + group * (choices_.depth() + step));
     const Index share = workers == 1 ? 1 : (4 * workers + kv_heads - 1) / kv_heads;
-    const Index wanted = std::max((pass.problem.q.length + share - 1) / share, (band + group - 1) / group);
+    const Index least = (band + group - 1) / group, wanted = (pass.problem.q.length + share - 1) / share;
     const Index fit = std::min(budget / Index(sizeof(T)) / of_query, most_rows / group);
-    queries_ = std::max<Index>(std::min(fit, wanted), 1);
+    queries_ = std::max(std::min(fit, wanted), least);
     rows_ = queries_ * group;
   }
 

@@ -4,8 +4,8 @@
 //   o_i = sum_j softmax_j(scale q_i . k_j) v_j   over   I_i, the k best of the keys that query i sees
 //
 // The softmax is that over I_i, or, with keep_mass, the one over all visible keys, of which the other weights are left
-// out. Of equal scores the lower key is taken; a NaN score loses, a score of -infinity is never taken. Equals dense
-// attention once k reaches the number of visible keys.
+// out. Of equal scores the lower key is taken; a NaN score loses (with keep_mass it spoils its row), a score of
+// -infinity is never taken. Equals dense attention once k reaches the number of visible keys.
 //
 // Every score is computed, so that only the value product gets cheaper: O(N M D + N k E). Decoding reads all keys but
 // the chosen values alone. What is chosen can be had as a plain object and attended to again: top_k/gathered.hpp.
