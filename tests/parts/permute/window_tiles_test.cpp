@@ -62,7 +62,8 @@ TEST_CASE("a patch of queries is a band of rows, and tiles share out an axis eve
 }
 
 TEST_CASE("tiles of queries hold whole groups of one window", "[parts][permute]") {
-  CHECK(query_tiles({16, 32, 32}, {{4, 8, 8}, {4, 8, 8}}, 1).tile() == Place{2, 4, 8});
+  CHECK(query_tiles({16, 32, 32}, {{4, 8, 8}, {4, 8, 8}}, 1).tile() == Place{4, 8, 8});
+  CHECK(fovea::volume(query_tiles({16, 32, 32}, {{4, 8, 8}, {4, 8, 8}}, 4).tile()) == 64);
   CHECK(query_tiles({1, 56, 56}, {{1, 7, 7}, {1, 7, 7}}, 1).tile() == Place{1, 7, 7});
   CHECK(query_tiles({1, 60, 60}, {{1, 12, 12}, {1, 4, 4}}, 1).tile() == Place{1, 8, 8});
 }

@@ -41,7 +41,8 @@ inline Place tile_extents(const Place& grid, const Place& window, const Place& l
 // Queries: the rows that the engine works on together, a band of `group` heads each, are a patch; tiles are whole
 // groups of queries with one window where those have room.
 inline TiledGrid query_tiles(const Place& grid, const WindowShape& shape, Index group) {
-  constexpr Index most_rows = 16 * simd::tile_rows;
+  constexpr Index some_rows = 16 * simd::tile_rows;
+  constexpr Index most_rows = 64 * simd::tile_rows;  // of queries with the same window: more of them see no more keys
   Place patch{1, 1, 1}, unit = shape.stride;
   Index left = simd::tile_rows % group == 0 ? simd::tile_rows / group : 1;
   for (const Index factor : {3, 2}) {
@@ -54,7 +55,10 @@ inline TiledGrid query_tiles(const Place& grid, const WindowShape& shape, Index 
     if (best < 3) patch[best] *= factor;
   }
   for (std::size_t a = 0; a < 3; ++a) unit[a] = std::max(unit[a], patch[a]);
-  Place tile = tile_extents(grid, shape.window, patch, unit, std::max<Index>(most_rows / group, 1));
+  Place alike;
+  for (std::size_t a = 0; a < 3; ++a) alike[a] = std::min(grid[a], unit[a]);
+  Place tile = tile_extents(alike, shape.window, patch, unit, std::max<Index>(most_rows / group, 1));
+  tile = tile_extents(grid, shape.window, tile, unit, std::max<Index>(some_rows / group, 1));
   for (std::size_t a = 0; a < 3; ++a) {  // as many tiles, of equal extents
     const Index tiles = (grid[a] + tile[a] - 1) / tile[a], most = (grid[a] + tiles - 1) / tiles;
     if (tile[a] > unit[a]) tile[a] = (most + unit[a] - 1) / unit[a] * unit[a];
