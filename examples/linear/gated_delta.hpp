@@ -3,6 +3,8 @@
 //   S_t = (I - beta_t k_t k_t^T) Diag(e^g_t) S_{t-1} + beta_t k_t v_t^T     o_t = scale S_t^T q_t
 #pragma once
 
+#include <cmath>
+
 #include "linear/memory.hpp"
 
 namespace fovea::reference {
@@ -14,7 +16,7 @@ Memory<Real> gated_delta(const Matrix<Real>& q, const Matrix<Real>& k, const Mat
                          const Matrix<Real>& start) {
   Memory<Real> memory{Matrix<Real>(q.rows(), v.cols()), start};
   for (Eigen::Index t = 0; t < q.rows(); ++t) {
-    const Vector<Real> gate = log_gate.row(t).array().exp();
+    const Vector<Real> gate = log_gate.row(t).unaryExpr([](Real g) { return std::exp(g); });
     const Matrix<Real> along = k.row(t).transpose() * k.row(t);
     const Matrix<Real> erase = Matrix<Real>::Identity(k.cols(), k.cols()) - beta(t) * along;
     memory.state = erase * (gate.asDiagonal() * memory.state) + beta(t) * k.row(t).transpose() * v.row(t);

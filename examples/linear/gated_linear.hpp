@@ -3,6 +3,8 @@
 //   S_t = Diag(e^g_t) S_{t-1} + k_t v_t^T     o_t = scale S_t^T q_t
 #pragma once
 
+#include <cmath>
+
 #include "linear/memory.hpp"
 
 namespace fovea::reference {
@@ -13,7 +15,7 @@ Memory<Real> gated_linear(const Matrix<Real>& q, const Matrix<Real>& k, const Ma
                           const Matrix<Real>& log_gate, Real scale, const Matrix<Real>& start) {
   Memory<Real> memory{Matrix<Real>(q.rows(), v.cols()), start};
   for (Eigen::Index t = 0; t < q.rows(); ++t) {
-    const Vector<Real> gate = log_gate.row(t).array().exp();
+    const Vector<Real> gate = log_gate.row(t).unaryExpr([](Real g) { return std::exp(g); });
     memory.state = gate.asDiagonal() * memory.state;
     memory.state += k.row(t).transpose() * v.row(t);
     memory.out.row(t) = scale * q.row(t) * memory.state;
