@@ -27,7 +27,8 @@ class Ranking {
     chosen_.clear();
     if (k <= 0) return chosen_;
     if (k >= count) return at_least(scores, count, lowest);
-    return count <= counted || count > farthest ? by_threshold(scores, count, k) : by_collecting(scores, count, k);
+    const bool few = count <= counted || k > count / 4;
+    return few || count > farthest ? by_threshold(scores, count, k) : by_collecting(scores, count, k);
   }
 
   // The largest of `count` weights (not negative; they need not sum up to one) that hold the share p of their sum.
@@ -71,7 +72,7 @@ class Ranking {
 
  private:
   static constexpr T lowest = -simd::infinity<T>;
-  static constexpr Index counted = 4096;             // so many scores are gone over several times in a near cache
+  static constexpr Index counted = 1024;             // so many are gone over several times rather than collected
   static constexpr Index farthest = Index(1) << 31;  // keys of a StreamingTopK
 
   struct Ranked {
