@@ -55,7 +55,7 @@ def mark(axes, row, at, colour, texts):
 
 
 def write_names(axes, texts):
-    """Names beside their points, moved up or down off other names and points, to the left near the edge."""
+    """Names beside their points, on either side, moved up or down off other names and points."""
     figure = axes.figure
     figure.canvas.draw()
     box = axes.get_window_extent()
@@ -63,15 +63,13 @@ def write_names(axes, texts):
     for at, name, colour in sorted(texts, key=lambda text: tuple(axes.transData.transform(text[0]))):
         x, y = axes.transData.transform(at)
         width, height = 4.1 * len(name) * figure.dpi / 72, 8.5 * figure.dpi / 72  # of letters of seven points
-        left = x + width + 12 > box.x1
-        start = x - width - 8 if left else x + 8
-        for step in (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6):
-            level = y + step * height
+        for step, left in ((step, left) for step in (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5) for left in (False, True)):
+            start, level = x - width - 8 if left else x + 8, y + step * height
             free = all(
                 start + width < other[0] or other[0] + other[2] < start or abs(level - other[1]) >= height * 0.98
                 for other in taken
             )
-            if free and box.y0 <= level <= box.y1:
+            if free and box.x0 <= start and start + width <= box.x1 + 8 and box.y0 <= level <= box.y1:
                 break
         taken.append((start, level, width))
         axes.annotate(
