@@ -26,7 +26,8 @@ namespace {
 enum class Form { full, chunk, recurrent };
 
 template <class Phi = feature::EluPlusOne>
-auto form(Form which, const Phi& phi = {}, const LinearOptions& options = {}, Index chunk = 64) {
+auto form(Form which, const Phi& phi = {}, const LinearOptions& options = {},
+          Index chunk = fovea::engine::default_chunk) {
   return [=](const auto& q, const auto& k, const auto& v, auto&& out) {
     if (which == Form::full) {
       fovea::linear(q, k, v, out, phi, options);
