@@ -174,6 +174,15 @@ TEMPLATE_TEST_CASE("a tree of one level is softmax attention, and chains of one 
   }
 }
 
+TEMPLATE_TEST_CASE("groups of one size, and a smaller one at the end", "", float, double) {
+  for (const Index tokens : {60, 64, 65, 71}) {
+    const Sizes s{2, 4, 2, tokens, tokens, 16, 24};
+    const auto x = gaussian<TestType>(s);
+    for (const auto& tree : {TokenTree::from_windows(tokens, {8, 3}), TokenTree::from_windows(tokens, {1, 5})})
+      CHECK(is_exact(attention(x, tree), x, tree));
+  }
+}
+
 TEST_CASE("groups of equal tokens attend as softmax does") {
   const Sizes s{1, 2, 1, 48, 48, 16, 16};
   auto x = gaussian<double>(s);

@@ -170,7 +170,15 @@ class TreeAttention {
   template <class Exec>
   void attend_leaves(const Problem<T>& problem, const Exec& executor) const {
     const auto recipe = softmax(scale_).mask(mask::document(families_.leaves));
-    if (!modified()) return attend(problem, recipe, executor);
+    if (!modified()) {
+      const Index alike = leaves_alike();
+      if (alike < leaf_count() - 1 || leaf_count() == 1) return attend(problem, recipe, executor);
+      for (Index b = 0; b < problem.q.batch; ++b) {
+        attend(as_batch(problem, b, 0, alike), softmax(scale_), executor);
+        if (alike < leaf_count()) attend(as_batch(problem, b, alike, 1), softmax(scale_), executor);
+      }
+      return;
+    }
     std::vector<T> squares;
     detail::FamilyScores<T> scores{{}, &scores_.bias, &tree_, families_.order.data()};
     if (scores_.gaussian) {
@@ -182,6 +190,31 @@ class TreeAttention {
       scores.key_bias = table;
     }
     attend(problem, recipe.score(scores), executor);
+  }
+
+  // How many leaves, from the first on, have its size.
+  Index leaves_alike() const {
+    Index n = 1;
+    while (n < leaf_count() && leaf(n).size() == leaf(0).size()) ++n;
+    return n;
+  }
+
+  // `count` leaves of equal size as a batch of short sequences: quicker than as documents when they are short.
+  Problem<T> as_batch(const Problem<T>& problem, Index batch, Index first, Index count) const {
+    Problem<T> part = problem;
+    const Span tokens = leaf(first);
+    const auto cut = [&](auto& x) {
+      x.data = x.row(batch, 0, tokens.first);
+      x.batch = count;
+      x.length = tokens.size();
+      x.batch_stride = tokens.size() * x.length_stride;
+    };
+    cut(part.q);
+    cut(part.k);
+    cut(part.v);
+    cut(part.out);
+    cut(part.log_sum);
+    return part;
   }
 
   template <class F>
