@@ -141,7 +141,7 @@ void Bench::sample(benchmark::State& state) const {
   const Accuracy& accuracy = *known->accuracy;
   const double pairs = known->pairs * accuracy.kept.value_or(1);
   const double flops = ready.flops.value_or(pairs * 2 * double(shape.key_dim + shape.value_dim));
-  const double read_bytes = ready.bytes.value_or(shape.kv_bytes());
+  const double read_bytes = ready.bytes.value_or(shape.kv_bytes() * accuracy.kept.value_or(1));
   const std::vector<Bytes> areas = shape.few_queries() ? read_areas(shape, ready) : std::vector<Bytes>{};
   double peak = 0, bandwidth = 0;
   const auto measure_limits = [&] {
@@ -294,7 +294,8 @@ Index register_selected(const Selection& selection) {
   const auto repetitions_of = [&](const Chosen& bench) {
     // Where one call takes so long, one sample is enough; all but dense attention gets fewer.
     if (bench.method->name == dense && bench.shape.flops() > 4e11 * double(bench.shape.threads)) return 1;
-    return bench.method->name.starts_with("dense/") ? selection.repetitions : std::min(selection.repetitions, 3);
+    if (bench.method->name == dense) return selection.repetitions;
+    return std::min(selection.repetitions, selection.quick && bench.method->name.starts_with("dense/") ? 2 : 3);
   };
   Index samples = count * selection.repetitions;
   for (const auto& [method, shape] : benches) {

@@ -9,9 +9,10 @@
 //                                      definition; called with Real double, and with float to see what a plain loop
 //                                      would make of it
 //       .head_reference(f)             f(head) or f(head, state): a head's whole output [N x E] from a Head<Real>, for
-//                                      what cannot be had row by row. Long problems are checked on their first tokens
+//                                      what cannot be had row by row. Problems of more than 1024 tokens are checked on
+//                                      the first of them
 //       .flops(f)                      f(shape): operations, where they are not 2 (D + E) for each kept pair
-//       .bytes(f)                      f(shape): memory that has to be read, where it is not K and V
+//       .bytes(f)                      f(shape): memory that has to be read, where it is not the kept share of K and V
 //       .own_definition()              does not mean to approximate dense attention: its distance is not reported
 //
 // A method has keeps, or a reference, or both. Queries see what the pattern of the shape shows and of that what the
@@ -23,8 +24,6 @@
 #include <functional>
 #include <limits>
 #include <optional>
-#include <stdexcept>
-#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -242,22 +241,7 @@ void compare_with_dense(Accuracy& result, const Input<T>& in, const Tensor<T>& o
   if (kept) result.mass = mass / double(dense->rows.size());
 }
 
-// The first tokens of a problem, where a plain loop over whole heads would take too long; else nothing.
-inline std::optional<Shape> shortened(const Shape& shape) {
-  constexpr Index most = 2048;
-  if (double(shape.queries) * double(shape.keys) <= 4.0 * most * most) return {};
-  Shape first = shape;
-  first.queries = std::min(shape.queries, most);
-  first.keys = std::min(shape.keys, most);
-  if (shape.pattern.label == "causal") {
-    first.pattern = causal(first.queries, first.keys);
-  } else if (shape.pattern.sees) {
-    throw std::logic_error("a head_reference of a long problem needs the pattern full or causal");
-  }
-  return first;
-}
-
-// `shape` outlives the result.
+// The first tokens of a problem. `shape` outlives the result.
 template <class T>
 Input<T> first_tokens(const Input<T>& in, const Shape& shape) {
   const auto take = [](const Tensor<T>& from, Index length) {

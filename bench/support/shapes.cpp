@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <stdexcept>
 #include <utility>
 
 namespace bench {
@@ -172,6 +173,20 @@ std::vector<Shape> dense_shapes() {
   append(shapes, small_shapes());
   append(shapes, real_shapes());
   return shapes;
+}
+
+std::optional<Shape> shortened(const Shape& shape) {
+  constexpr Index most = 1024;
+  if (double(shape.queries) * double(shape.keys) <= double(most) * double(most)) return {};
+  Shape first = shape;
+  first.queries = std::min(shape.queries, most);
+  first.keys = std::min(shape.keys, most);
+  if (shape.pattern.label == "causal") {
+    first.pattern = causal(first.queries, first.keys);
+  } else if (shape.pattern.sees) {
+    throw std::logic_error("a head_reference of a long problem needs the pattern full or causal");
+  }
+  return first;
 }
 
 }  // namespace bench

@@ -3,6 +3,7 @@
 
 #include <concepts>
 #include <functional>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -83,5 +84,8 @@ std::vector<Shape> dense_shapes();    // all of these but the masks
 // For methods that approximate dense attention, which always stands beside: queries that see every key, or causal.
 std::vector<Shape> approximate_shapes(bool causal = false);  // real_shapes() and synthetic ones
 std::vector<Shape> growth_shapes(bool causal = false);       // one thread, two heads, 1k to 64k tokens
+
+// The first tokens of a problem for which a plain loop over whole heads would take too long; else nothing.
+std::optional<Shape> shortened(const Shape& shape);
 
 }  // namespace bench
