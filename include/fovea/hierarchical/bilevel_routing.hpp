@@ -22,7 +22,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <optional>
 #include <span>
 #include <vector>
@@ -31,7 +30,9 @@
 #include <fovea/parts/combine/depthwise.hpp>
 #include <fovea/parts/mask/spans.hpp>
 #include <fovea/parts/permute/grid.hpp>
+#include <fovea/parts/permute/regions.hpp>
 #include <fovea/parts/permute/weighted_blocks.hpp>
+#include <fovea/parts/select/pool_regions.hpp>
 #include <fovea/parts/select/rank_blocks.hpp>
 
 namespace fovea::inline FOVEA_ISA {
@@ -58,93 +59,39 @@ struct RegionRoutes {
 
 namespace detail {
 
-// The regions of a call.
-struct Regions {
-  Index height, width, per_axis;  // of the grid; S
-  Index rows, columns;            // places of a region, those that fill it up included
-
-  Regions(const char* where, const BilevelRoutingOptions& o, const Extents& q, const Extents& k)
-      : height(o.height), width(o.width), per_axis(o.regions) {
-    check(k.length == q.length, where, "k must have the length of q, wanted ", q.length, ", got ", k.length);
-    check(k.heads == q.heads, where, "k must have the heads of q, wanted ", q.heads, ", got ", k.heads);
-    check(height > 0 && width > 0, where, "height and width must be positive, got ", height, " and ", width);
-    check(q.length % width == 0 && q.length / width == height, where, "the grid must hold the tokens, wanted ",
-          q.length, ", got ", height, " times ", width);
-    check(per_axis > 0 && per_axis <= std::min(height, width), where,
-          "regions must be between 1 and the shorter side, ", std::min(height, width), ", got ", per_axis);
-    check(o.top_k > 0 && o.top_k <= count(), where, "top_k must be between 1 and the number of regions, ", count(),
-          ", got ", o.top_k);
-    rows = (height + per_axis - 1) / per_axis;
-    columns = (width + per_axis - 1) / per_axis;
-  }
-
-  Index count() const { return per_axis * per_axis; }
-  Index places() const { return rows * columns; }
-
-  // The rows, and columns, of the grid that a region holds.
-  Span rows_of(Index region) const {
-    const Index first = region / per_axis * rows;
-    return intersect({first, first + rows}, {0, height});
-  }
-  Span columns_of(Index region) const {
-    const Index first = region % per_axis * columns;
-    return intersect({first, first + columns}, {0, width});
-  }
-  Index tokens_of(Index region) const { return rows_of(region).size() * columns_of(region).size(); }
-
-  // Regions one behind the other; in each the tokens come first, then what fills it up.
-  permute::Order order() const {
-    permute::Order order(std::size_t(count() * places()), -1);
-    for (Index region = 0; region < count(); ++region) {
-      Index next = region * places();
-      for (Index y = rows_of(region).first; y < rows_of(region).last; ++y) {
-        for (Index x = columns_of(region).first; x < columns_of(region).last; ++x)
-          order[std::size_t(next++)] = y * width + x;
-      }
-    }
-    return order;
-  }
-};
-
-// The mean of each region over its tokens, [B, 1, S^2, H D]; NaN, which is never chosen, for one without a token.
-template <class T, exec::Executor Exec>
-std::vector<T> region_means(const View<const T>& x, const Regions& regions, const Exec& executor) {
-  const Index channels = x.heads * x.dim, count = regions.count();
-  std::vector<T> means(std::size_t(x.batch * count * channels), std::numeric_limits<T>::quiet_NaN());
-  executor.parallel_for(x.batch * count, double(regions.places() * channels), [&](Index begin, Index end) {
-    std::vector<T> of_rows(std::size_t(regions.rows * x.dim));
-    for (Index item = begin; item < end; ++item) {
-      const Span rows = regions.rows_of(item % count), columns = regions.columns_of(item % count);
-      if (rows.empty() || columns.empty()) continue;
-      for (Index h = 0; h < x.heads; ++h) {
-        for (Index y = rows.first; y < rows.last; ++y)
-          select::pool_block<T>(select::Pooling::mean, columns.size(), x.dim,
-                                x.row(item / count, h, y * regions.width + columns.first), x.length_stride,
-                                of_rows.data() + (y - rows.first) * x.dim);
-        select::pool_block<T>(select::Pooling::mean, rows.size(), x.dim, of_rows.data(), x.dim,
-                              means.data() + item * channels + h * x.dim);
-      }
-    }
-  });
-  return means;
+// The regions of a call, checked.
+inline permute::Regions regions_for(const char* where, const BilevelRoutingOptions& o, const Extents& q,
+                                    const Extents& k) {
+  const permute::Regions regions{o.height, o.width, o.regions};
+  check(k.length == q.length, where, "k must have the length of q, wanted ", q.length, ", got ", k.length);
+  check(k.heads == q.heads, where, "k must have the heads of q, wanted ", q.heads, ", got ", k.heads);
+  check(o.height > 0 && o.width > 0, where, "height and width must be positive, got ", o.height, " and ", o.width);
+  check(q.length % o.width == 0 && q.length / o.width == o.height, where, "the grid must hold the tokens, wanted ",
+        q.length, ", got ", o.height, " times ", o.width);
+  check(o.regions > 0 && o.regions <= std::min(o.height, o.width), where,
+        "regions must be between 1 and the shorter side, ", std::min(o.height, o.width), ", got ", o.regions);
+  check(o.top_k > 0 && o.top_k <= regions.count(), where, "top_k must be between 1 and the number of regions, ",
+        regions.count(), ", got ", o.top_k);
+  return regions;
 }
 
 // softmax_b(scale A_ab) over the entries of a list.
 template <class T>
 void append_weights(const T* mean, const T* key_means, Index channels, double scale, std::span<const Index> regions,
                     std::vector<double>& weights) {
-  const auto begin = std::ptrdiff_t(weights.size());
+  std::vector<double> scores;
+  double most = -HUGE_VAL, total = 0;
   for (const Index region : regions) {
     double sum = 0;
     for (Index c = 0; c < channels; ++c) sum += double(mean[c]) * double(key_means[region * channels + c]);
-    weights.push_back(sum == sum ? scale * sum : -HUGE_VAL);
+    scores.push_back(sum == sum ? scale * sum : -HUGE_VAL);
+    most = std::max(most, scores.back());
   }
-  const double most =
-      weights.size() == std::size_t(begin) ? 0 : *std::max_element(weights.begin() + begin, weights.end());
-  double total = 0;
-  for (auto w = weights.begin() + begin; w != weights.end(); ++w)
-    total += * w = *w == -HUGE_VAL ? 0 : std::exp(*w - most);
-  for (auto w = weights.begin() + begin; w != weights.end(); ++w) *w = total > 0 ? *w / total : 0;
+  for (double& score : scores) {
+    score = score == -HUGE_VAL ? 0 : std::exp(score - most);
+    total += score;
+  }
+  for (const double score : scores) weights.push_back(total > 0 ? score / total : 0);
 }
 
 // The softmax of a call: its scale is that of the channels of all heads.
@@ -155,22 +102,21 @@ inline Recipe<> region_softmax(const char* where, const BilevelRoutingOptions& o
 }
 
 template <class T, exec::Executor Exec>
-RegionRoutes choose_regions(const View<const T>& q, const View<const T>& k, const Regions& regions,
+RegionRoutes choose_regions(const View<const T>& q, const View<const T>& k, const permute::Regions& regions,
                             const BilevelRoutingOptions& options, double scale, const Exec& executor) {
   const Index count = regions.count(), channels = q.heads * q.dim, places = count * regions.places();
-  const std::vector<T> queries = region_means(q, regions, executor), keys = region_means(k, regions, executor);
-  const Extents extents{q.batch, q.heads > 0 ? 1 : 0, count, channels};
+  const auto queries = select::pool_regions(q, regions, executor), keys = select::pool_regions(k, regions, executor);
   select::BlockRule rule;
   rule.top_k = options.top_k;
   rule.own_blocks = false;
   RegionRoutes routes;
-  routes.table = select::rank_blocks<T>(view(queries.data(), extents), view(keys.data(), extents),
+  routes.table = select::rank_blocks<T>(queries.view(), keys.view(),
                                         {regions.places(), regions.places(), places, places, 0, false}, rule, executor);
   for (Index list = 0; options.soft_routing && list < q.batch * count; ++list) {
     const auto at = std::size_t(list);
     const Span entries{routes.table.begin[at], routes.table.begin[at + 1]};
-    append_weights(queries.data() + list * channels, keys.data() + list / count * count * channels, channels, scale,
-                   {routes.table.blocks.data() + entries.first, std::size_t(entries.size())}, routes.weights);
+    append_weights(queries.rows.data() + list * channels, keys.rows.data() + list / count * count * channels, channels,
+                   scale, {routes.table.blocks.data() + entries.first, std::size_t(entries.size())}, routes.weights);
   }
   return routes;
 }
@@ -179,13 +125,14 @@ RegionRoutes choose_regions(const View<const T>& q, const View<const T>& k, cons
 template <class T, exec::Executor Exec>
 class AttendRegions {
  public:
-  AttendRegions(const Regions& regions, const RegionRoutes& routes, bool masked, const Recipe<>& recipe,
+  AttendRegions(const permute::Regions& regions, const RegionRoutes& routes, bool masked, const Recipe<>& recipe,
                 const Exec& executor)
       : regions_(regions), routes_(routes), masked_(masked), recipe_(recipe), executor_(executor) {}
 
   // The batch of a part counts heads too, `heads` for each element of the batch; `first` is the first of them.
   void plain(const Problem<T>& part, Index first, Index heads) const {
-    constexpr Index enough = 48;  // queries of a region that are worth a tile of their own
+    // A smaller region would share its tile of queries with others, which read other regions.
+    constexpr Index enough = 48;
     const Index count = regions_.count(), places = regions_.places(), items = part.q.batch;
     const bool apart = places < enough;
     mask::SpanTable seen{places, apart ? count : items, apart ? items : 1, apart ? 1 : count, {0}, {}};
@@ -202,7 +149,8 @@ class AttendRegions {
         for (Index region = 0; region < count; ++region) list(n, region);
       }
     }
-    engine::attend(apart ? regions_apart(part) : part, recipe_.mask(mask::spans(std::move(seen))), executor_);
+    engine::attend(apart ? permute::regions_apart(part, regions_) : part, recipe_.mask(mask::spans(std::move(seen))),
+                   executor_);
   }
 
   // With keys and values multiplied by the weights of their regions.
@@ -236,27 +184,6 @@ class AttendRegions {
   }
 
  private:
-  // A part whose batch elements are the regions and whose heads are the elements that the part had: a small region
-  // would share its tile with others, which read other regions.
-  Problem<T> regions_apart(const Problem<T>& part) const {
-    const auto turned = [&](const auto& x, bool queries) {
-      auto y = x;
-      y.batch = regions_.count();
-      y.heads = x.batch;
-      y.batch_stride = queries ? regions_.places() * x.length_stride : 0;
-      y.head_stride = x.batch_stride;
-      if (queries) y.length = regions_.places();
-      return y;
-    };
-    Problem<T> result = part;
-    result.q = turned(part.q, true);
-    result.k = turned(part.k, false);
-    result.v = turned(part.v, false);
-    result.out = turned(part.out, true);
-    if (part.log_sum.data != nullptr) result.log_sum = turned(part.log_sum, true);
-    return result;
-  }
-
   std::span<const Index> blocks(Index batch, Index region) const {
     const auto& table = routes_.table;
     const Span entries = table.list(table.batch == 1 ? 0 : batch, 0, region);
@@ -269,7 +196,7 @@ class AttendRegions {
     if (keys > 0) seen.spans.push_back({begin, begin + keys});
   }
 
-  const Regions& regions_;
+  const permute::Regions& regions_;
   const RegionRoutes& routes_;
   const bool masked_;
   const Recipe<>& recipe_;
@@ -277,7 +204,7 @@ class AttendRegions {
 };
 
 template <class T, exec::Executor Exec>
-void attend_regions(const Problem<T>& problem, const Regions& regions, const RegionRoutes& routes,
+void attend_regions(const Problem<T>& problem, const permute::Regions& regions, const RegionRoutes& routes,
                     const BilevelRoutingOptions& options, const Recipe<>& recipe, const Exec& executor) {
   const bool masked =
       options.padding == RegionPadding::masked || regions.count() * regions.places() == problem.q.length;
@@ -308,7 +235,7 @@ RegionRoutes bilevel_routes(const Q& q, const K& k, const BilevelRoutingOptions&
   check(keys.batch == queries.batch && keys.dim == queries.dim, where,
         "k must have the batch and the width of q, wanted ", queries.batch, " and ", queries.dim, ", got ", keys.batch,
         " and ", keys.dim);
-  const detail::Regions regions(where, options, queries.extents(), keys.extents());
+  const auto regions = detail::regions_for(where, options, queries.extents(), keys.extents());
   const double scale = *detail::region_softmax(where, options, queries.extents()).normalizer.scale;
   return detail::choose_regions<T>(queries, keys, regions, options, scale, executor);
 }
@@ -320,7 +247,7 @@ void bilevel_routing(const Q& q, const K& k, const V& v, Out&& out, const Bileve
                      const Exec& executor = {}) {
   constexpr auto where = "fovea::bilevel_routing";
   const auto problem = make_problem(where, q, k, v, out);
-  const detail::Regions regions(where, options, problem.q.extents(), problem.k.extents());
+  const auto regions = detail::regions_for(where, options, problem.q.extents(), problem.k.extents());
   const auto recipe = detail::region_softmax(where, options, problem.q.extents());
   options.local_enhancement.check_for(where, problem.q.heads * problem.v.dim);
 
@@ -336,7 +263,7 @@ void bilevel_routing(const Q& q, const K& k, const V& v, Out&& out, const Region
                      const BilevelRoutingOptions& options, const Exec& executor = {}) {
   constexpr auto where = "fovea::bilevel_routing";
   const auto problem = make_problem(where, q, k, v, out);
-  const detail::Regions regions(where, options, problem.q.extents(), problem.k.extents());
+  const auto regions = detail::regions_for(where, options, problem.q.extents(), problem.k.extents());
   const auto recipe = detail::region_softmax(where, options, problem.q.extents());
   options.local_enhancement.check_for(where, problem.q.heads * problem.v.dim);
   const Index places = regions.places(), all = regions.count() * places;
