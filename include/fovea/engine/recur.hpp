@@ -72,7 +72,7 @@ class Recurrence {
                                          simd::Token<T>{factors, k, v, beta, q, depth_, p.group, out, width_});
       for (Index i = 0; i < p.group; ++i) {
         const T* sums = out + i * width_;
-        pass_.finish(sums, values.size(), sums[values.size()],
+        pass_.finish(sums, values.size(), pass_.division.divides() ? sums[values.size()] : T(1),
                      p.out.row(batch, kv_head * p.group + i, t) + values.first);
       }
     }
