@@ -30,12 +30,20 @@ Matrix<Real> landmarks(const Matrix<Real>& x, Eigen::Index m) {
   return result;
 }
 
-// q, k [N x D], v [N x E]. column_sum: by what A^T is divided, the largest column sum of A when zero.
+// q, k [N x D], v [N x E]. column_sum: by what A^T is divided, the largest column sum of A when zero. Rows from
+// `length` on are padding: zero in the landmarks, hidden as keys.
 template <class Real>
 Matrix<Real> nystrom(const Matrix<Real>& q, const Matrix<Real>& k, const Matrix<Real>& v, Real scale, Eigen::Index m,
-                     Eigen::Index iterations, Real column_sum = 0) {
-  if (q.rows() <= m) return scaled_dot_product<Real>(q, k, v, scale).out;
-  const Matrix<Real> q_mean = landmarks(q, m), k_mean = landmarks(k, m);
+                     Eigen::Index iterations, Real column_sum = 0, Eigen::Index length = -1) {
+  const Eigen::Index padding = length < 0 ? 0 : q.rows() - length;
+  const AttentionOptions<Real> hidden{
+      .visible = [last = k.rows() - padding](Eigen::Index, Eigen::Index j) { return j < last; }};
+  if (q.rows() <= m) return scaled_dot_product<Real>(q, k, v, scale, hidden).out;
+  const auto without = [padding](Matrix<Real> x) {
+    x.bottomRows(padding).setZero();
+    return x;
+  };
+  const Matrix<Real> q_mean = landmarks(without(q), m), k_mean = landmarks(without(k), m);
   const Matrix<Real> A = softmax_rows(q_mean, k_mean, scale), I = Matrix<Real>::Identity(m, m);
   if (column_sum == 0) {
     for (Eigen::Index j = 0; j < m; ++j) column_sum = std::max(column_sum, A.col(j).sum());
@@ -47,7 +55,7 @@ Matrix<Real> nystrom(const Matrix<Real>& q, const Matrix<Real>& k, const Matrix<
     const Matrix<Real> outer = 13 * I - P.lazyProduct(inner);
     Z = Matrix<Real>(Z.lazyProduct(outer) / 4);
   }
-  const Matrix<Real> collected = scaled_dot_product<Real>(q_mean, k, v, scale).out;  // B V
+  const Matrix<Real> collected = scaled_dot_product<Real>(q_mean, k, v, scale, hidden).out;  // B V
   const Matrix<Real> corrected = Z.lazyProduct(collected);
   return softmax_rows(q, k_mean, scale).lazyProduct(corrected);
 }

@@ -134,6 +134,39 @@ TEST_CASE("the start of its own does not depend on the batch, the shared one doe
   CHECK(relative_rms(nystrom(x, shared), by_reference<double>(x, shared, most)) < 100 * epsilon<double>);
 }
 
+TEST_CASE("padding counts as zeros in the landmarks and is seen by nobody, whatever it holds") {
+  for (const Index m : {9, 60}) {
+    const std::vector<Index> lengths{31, 50, 0};
+    auto x = gaussian<double>({3, 2, 1, 50, 50, 16, 16}, 1, 2);
+    const NystromOptions options{.landmarks = m, .residual = kernel(2, 5), .lengths = lengths};
+    const auto clean = nystrom(x, options);
+    for (Index b = 0; b < 3; ++b) {
+      const Index length = lengths[std::size_t(b)];
+      for (Index h = 0; h < 2; ++h) {
+        Matrix<double> v = head(x.v, b, 0), wanted = fovea::reference::nystrom<double>(head(x.q, b, h), head(x.k, b, 0),
+                                                                                       v, 0.25, m, 6, 0, length);
+        fovea::reference::Vector<double> w(5);
+        std::copy_n(options.residual.weights.data() + h * 5, 5, w.data());
+        v.bottomRows(50 - length).setZero();
+        wanted += fovea::reference::convolve_tokens<double>(v, w);
+        const Matrix<double> got = head(clean, b, h);
+        CHECK(relative_rms(Matrix<double>(got.topRows(length)), Matrix<double>(wanted.topRows(length))) <
+              100 * epsilon<double>);
+        CHECK(all_nan(row(clean, b, h, length), (50 - length) * 16));  // left alone
+      }
+      for (Index i = length; i < 50; ++i) {
+        std::fill_n(row(x.k, b, 0, i), 16, infinity<double>);
+        std::fill_n(row(x.v, b, 0, i), 16, not_a_number<double>);
+        for (Index h = 0; h < 2; ++h) std::fill_n(row(x.q, b, h, i), 16, not_a_number<double>);
+      }
+    }
+    CHECK(same_bits(nystrom(x, options), clean));
+  }
+  const auto x = gaussian<double>({2, 2, 1, 50, 50, 16, 16}, 1, 2);
+  CHECK(relative_rms(nystrom(x, {.landmarks = 9, .lengths = {50, 50}}), nystrom(x, {.landmarks = 9})) <
+        100 * epsilon<double>);
+}
+
 TEST_CASE("strides and threads do not change a bit") {
   const auto x = gaussian<float>({2, 4, 2, 333, 333, 32, 24});
   const NystromOptions options{.landmarks = 20, .residual = kernel(4, 9), .scale = 0.3};
@@ -188,6 +221,9 @@ TEST_CASE("what is refused, and that nothing is touched") {
         where + "the size of a token kernel must be odd, got 4");
   CHECK(refused(x, {.landmarks = 4, .residual = {5, std::vector<double>(9)}}) ==
         where + "a token kernel needs size weights for each head, wanted 10, got 9");
+  CHECK(refused(x, {.landmarks = 4, .lengths = {3, 4}}) ==
+        where + "there must be a length for each sequence, wanted 1, got 2");
+  CHECK(refused(x, {.landmarks = 4, .lengths = {13}}) == where + "a length must be 0 to 12, got 13");
   CHECK(refused(x, {.landmarks = 4, .scale = infinity<double>}).rfind(where, 0) == 0);
   CHECK(refused(gaussian<float>({1, 2, 1, 12, 13, 8, 8}), {.landmarks = 4}) ==
         where + "k must have the length of q, wanted 12, got 13");

@@ -13,7 +13,9 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
 #include <optional>
+#include <vector>
 
 #include <fovea/engine/attend.hpp>
 #include <fovea/engine/work.hpp>
@@ -32,6 +34,9 @@ struct NystromOptions {
   Index iterations = 6;  // of the pseudo-inverse
   NystromStart start = NystromStart::own;
   combine::TokenKernel residual{};   // [H, size]
+  std::vector<Index> lengths{};      // [B] or empty: from lengths[b] on tokens are padding. It counts as zeros in the
+                                     // means of the segments of all N tokens, no query sees it, and its rows of out
+                                     // are left alone
   std::optional<double> scale = {};  // 1 / sqrt(D) when empty
 };
 
@@ -110,6 +115,15 @@ class NystromMiddle {
   std::unique_ptr<double[], engine::FreeScratch> memory_;
 };
 
+// The first tokens of one sequence.
+template <class T>
+View<T> first_tokens(View<T> x, Index batch, Index tokens) {
+  x.data = x.row(batch, 0, 0);
+  x.batch = 1;
+  x.length = tokens;
+  return x;
+}
+
 }  // namespace detail
 
 // q [B,H,N,D], k [B,G,N,D], v [B,G,N,E], out [B,H,N,E], H a multiple of G; or matrices.
@@ -126,12 +140,26 @@ void nystrom(const Q& q, const K& k, const V& v, Out&& out, const NystromOptions
   check(m > 0, where, "landmarks must be positive, got ", m);
   check(options.iterations > 0, where, "iterations must be positive, got ", options.iterations);
   options.residual.check_for(where, heads);
+  resample::check_lengths(where, options.lengths, batch, tokens);
   const auto recipe = softmax(options.scale);
   recipe.normalizer.check_for(where, problem.shape());
   if (batch * heads * tokens == 0) return;
 
+  // Calls f(part, first sequence) for all sequences at once, or for one after the other without its padding.
+  const auto each = [&](auto&& f) {
+    if (options.lengths.empty()) return f(problem, Index{0});
+    for (Index b = 0; b < batch; ++b) {
+      auto part = problem;
+      const Index length = options.lengths[std::size_t(b)];
+      part.q = detail::first_tokens(problem.q, b, length);
+      part.k = detail::first_tokens(problem.k, b, length);
+      part.v = detail::first_tokens(problem.v, b, length);
+      part.out = detail::first_tokens(problem.out, b, length);
+      f(part, b);
+    }
+  };
   if (tokens <= m) {
-    engine::attend(problem, recipe, executor);
+    each([&](const Problem<T>& part, Index) { engine::attend(part, recipe, executor); });
   } else {
     const Index room[] = {batch * heads * m * dim, batch * kv_heads * m * dim, batch * heads * m * value_dim};
     const auto memory = engine::allocate_scratch<T>(2 * room[0] + room[1] + room[2]);
@@ -139,18 +167,35 @@ void nystrom(const Q& q, const K& k, const V& v, Out&& out, const NystromOptions
     const View<T> keys = view(memory.get() + room[0], {batch, kv_heads, m, dim});
     const View<T> every_key = view(memory.get() + room[0] + room[1], {batch, heads, m, dim});  // for each query head
     const View<T> collected = view(memory.get() + 2 * room[0] + room[1], {batch, heads, m, value_dim});
-    resample::segment_means(problem.q, queries, executor);
-    resample::segment_means(problem.k, keys, executor);
+    resample::segment_means(problem.q, queries, options.lengths, executor);
+    resample::segment_means(problem.k, keys, options.lengths, executor);
     for (Index n = 0; n < batch * heads; ++n)
       std::copy_n(keys.data + n / problem.group * m * dim, m * dim, every_key.data + n * m * dim);
+    // The landmarks of the sequences of a part.
+    const auto of = [](const View<T>& x, const Problem<T>& part, Index first) {
+      View<T> some = x;
+      some.data = x.row(first, 0, 0);
+      some.batch = part.q.batch;
+      return some;
+    };
 
     detail::NystromMiddle middle(batch * heads, m);
     middle.attend(queries, keys, problem.group, recipe, where, executor);
-    engine::attend(Problem<T>{queries, problem.k, problem.v, collected, {}, problem.group, where}, recipe, executor);
+    each([&](const Problem<T>& part, Index first) {
+      engine::attend(
+          Problem<T>{of(queries, part, first), part.k, part.v, of(collected, part, first), {}, part.group, where},
+          recipe, executor);
+    });
     middle.apply(collected, options.start, options.iterations, executor);
-    engine::attend(Problem<T>{problem.q, every_key, collected, problem.out, {}, 1, where}, recipe, executor);
+    each([&](const Problem<T>& part, Index first) {
+      engine::attend(Problem<T>{part.q, of(every_key, part, first), of(collected, part, first), part.out, {}, 1, where},
+                     recipe, executor);
+    });
   }
-  if (!options.residual.empty()) combine::add_token_convolution(problem.v, problem.out, options.residual, executor);
+  if (options.residual.empty()) return;
+  each([&](const Problem<T>& part, Index) {
+    combine::add_token_convolution(part.v, part.out, options.residual, executor);
+  });
 }
 
 }  // namespace fovea::inline FOVEA_ISA

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
 #include <fovea/core/check.hpp>
 #include <fovea/core/eigen.hpp>
@@ -65,6 +66,14 @@ void check_like(const char* where, const View<const T>& x, const View<T>& out, I
 
 }  // namespace detail
 
+// Refuses lengths of padded sequences, [B] or empty, that do not fit.
+inline void check_lengths(const char* where, const std::vector<Index>& lengths, Index batch, Index tokens) {
+  check(lengths.empty() || Index(lengths.size()) == batch, where, "there must be a length for each sequence, wanted ",
+        batch, ", got ", lengths.size());
+  for (const Index length : lengths)
+    check(length >= 0 && length <= tokens, where, "a length must be 0 to ", tokens, ", got ", length);
+}
+
 // The tokens of segment s when `tokens` are cut into `segments`, at most as many: all segments are tokens / segments
 // long, and the last tokens % segments of them one longer.
 constexpr Span segment(Index s, Index tokens, Index segments) {
@@ -73,9 +82,10 @@ constexpr Span segment(Index s, Index tokens, Index segments) {
   return {begin(s), begin(s + 1)};
 }
 
-// The mean of each segment: x [B,H,N,D], out [B,H,m,D], 1 <= m <= N.
+// The mean of each segment: x [B,H,N,D], out [B,H,m,D], 1 <= m <= N. With lengths, [B] or empty, tokens from
+// lengths[b] on are padding: they count as zeros, whatever they hold.
 template <class X, class Out, exec::Executor Exec = exec::Serial>
-void segment_means(const X& tokens, Out&& means, const Exec& executor = {}) {
+void segment_means(const X& tokens, Out&& means, const std::vector<Index>& lengths, const Exec& executor = {}) {
   constexpr auto where = "fovea::resample::segment_means";
   const auto out = view(means);
   using T = std::remove_pointer_t<decltype(out.data)>;
@@ -84,18 +94,25 @@ void segment_means(const X& tokens, Out&& means, const Exec& executor = {}) {
   check(out.length >= 1 && out.length <= x.length, where, "there must be 1 to ", x.length, " segments, got ",
         out.length);
   detail::check_like(where, x, out, out.length);
+  check_lengths(where, lengths, x.batch, x.length);
   executor.parallel_for(x.batch * x.heads, double(x.length * x.dim), [&](Index begin, Index end) {
     for (Index item = begin; item < end; ++item) {
       const Index b = item / x.heads, h = item % x.heads;
       for (Index s = 0; s < out.length; ++s) {
         const Span rows = segment(s, x.length, out.length);
+        const Span counted = lengths.empty() ? rows : intersect(rows, {0, lengths[std::size_t(b)]});
         T* const mean = out.row(b, h, s);
         std::fill(mean, mean + x.dim, T(0));
-        detail::add_rows(x.row(b, h, rows.first), x.length_stride, rows.size(), x.dim, mean);
+        detail::add_rows(x.row(b, h, counted.first), x.length_stride, counted.size(), x.dim, mean);
         detail::divide(mean, x.dim, rows.size());
       }
     }
   });
+}
+
+template <class X, class Out, exec::Executor Exec = exec::Serial>
+void segment_means(const X& tokens, Out&& means, const Exec& executor = {}) {
+  segment_means(tokens, means, std::vector<Index>{}, executor);
 }
 
 // The places of cell i when an axis of `extent` places is pooled to `cells`: floor(i extent / cells) up to
