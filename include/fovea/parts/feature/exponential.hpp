@@ -4,7 +4,7 @@
 //   phi(k_j) = factor (e^(y(k_j) - b_j) + added)     b_j from outside; zero when there is none
 //
 // The shift of a query cancels in a quotient of sums, up to what is added. That of a key weighs the key: it must be the
-// same for all keys, or whoever sums must shrink what was summed with another shift. engine/key_shift.hpp does both.
+// same for all keys, or whoever sums must shrink what was summed with another shift. engine/kernelised.hpp does both.
 #pragma once
 
 #include <type_traits>
