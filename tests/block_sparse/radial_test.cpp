@@ -66,7 +66,7 @@ const std::vector<Rule> rules = {
 
 TEST_CASE("radial keeps the pairs of its rules") {
   for (const Rule& rule : rules) {
-    for (const Index frames : {1, 2, 3, 6, 9, 19}) {
+    for (const Index frames : {1, 2, 5, 12}) {
       const Index tokens = frames * rule.frame + rule.text;
       CAPTURE(rule.frame, rule.text, rule.released, frames);
       CHECK(kept_pairs(tokens, tokens, radial(options_of(rule))) == pairs_of(tokens, tokens, [&](Index i, Index j) {
@@ -106,10 +106,10 @@ TEST_CASE("without the first frame the rules are symmetric") {
 
 TEMPLATE_TEST_CASE("radial equals its reference", "", float, double) {
   for (Rule rule : rules) {
-    rule.frame *= 7;
+    rule.frame *= 4;
     for (const auto& [frames, heads, kv_heads, dim] : {std::array<Index, 4>{9, 1, 1, 16}, {2, 4, 2, 33}}) {
       const Index tokens = frames * rule.frame + rule.text;
-      const auto x = gaussian<TestType>({2, heads, kv_heads, tokens, tokens, dim, dim - 1});
+      const auto x = gaussian<TestType>({1, heads, kv_heads, tokens, tokens, dim, dim - 1});
       const auto got = run(x, radial(options_of(rule)));
       const auto wanted = over_heads(x, [&](const auto& q, const auto& k, const auto& v, auto scale) {
         return fovea::reference::radial(q, k, v, scale, rule);
@@ -131,8 +131,8 @@ TEMPLATE_TEST_CASE("one or two frames are dense attention, bit for bit", "", flo
 
 TEST_CASE("blocks are those of the picture") {
   for (const Rule& rule : rules) {
-    for (const Index frames : {1, 2, 5, 9}) {
-      for (const Index block : {1, 4, 7, 16}) {
+    for (const Index frames : {1, 2, 6}) {
+      for (const Index block : {1, 7, 16}) {
         for (const bool tail : {false, true}) {
           CAPTURE(rule.frame, rule.text, rule.released, frames, block, tail);
           const auto table = fovea::radial_blocks(frames, options_of(rule), {.block = block, .released_tail = tail});
