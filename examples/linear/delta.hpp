@@ -1,6 +1,6 @@
-// The delta rule of one head, token by token, as a product of matrices.
+// The delta rule of one head, token by token.
 //
-//   S_t = (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T     o_t = scale S_t^T q_t
+//   S_t = S_{t-1} + beta_t k_t (v_t - S_{t-1}^T k_t)^T     o_t = scale S_t^T q_t
 #pragma once
 
 #include "linear/memory.hpp"
@@ -13,9 +13,8 @@ Memory<Real> delta(const Matrix<Real>& q, const Matrix<Real>& k, const Matrix<Re
                    Real scale, const Matrix<Real>& start) {
   Memory<Real> memory{Matrix<Real>(q.rows(), v.cols()), start};
   for (Eigen::Index t = 0; t < q.rows(); ++t) {
-    const Matrix<Real> along = k.row(t).transpose() * k.row(t);
-    const Matrix<Real> erase = Matrix<Real>::Identity(k.cols(), k.cols()) - beta(t) * along;
-    memory.state = erase * memory.state + beta(t) * k.row(t).transpose() * v.row(t);
+    const Matrix<Real> held = k.row(t) * memory.state;  // under this key
+    memory.state += beta(t) * k.row(t).transpose() * (v.row(t) - held);
     memory.out.row(t) = scale * q.row(t) * memory.state;
   }
   return memory;

@@ -1,6 +1,6 @@
-// The gated delta rule of one head, token by token, as a product of matrices.
+// The gated delta rule of one head, token by token.
 //
-//   S_t = (I - beta_t k_t k_t^T) Diag(e^g_t) S_{t-1} + beta_t k_t v_t^T     o_t = scale S_t^T q_t
+//   S' = Diag(e^g_t) S_{t-1}     S_t = S' + beta_t k_t (v_t - S'^T k_t)^T     o_t = scale S_t^T q_t
 #pragma once
 
 #include <cmath>
@@ -17,9 +17,9 @@ Memory<Real> gated_delta(const Matrix<Real>& q, const Matrix<Real>& k, const Mat
   Memory<Real> memory{Matrix<Real>(q.rows(), v.cols()), start};
   for (Eigen::Index t = 0; t < q.rows(); ++t) {
     const Vector<Real> gate = log_gate.row(t).unaryExpr([](Real g) { return std::exp(g); });
-    const Matrix<Real> along = k.row(t).transpose() * k.row(t);
-    const Matrix<Real> erase = Matrix<Real>::Identity(k.cols(), k.cols()) - beta(t) * along;
-    memory.state = erase * (gate.asDiagonal() * memory.state) + beta(t) * k.row(t).transpose() * v.row(t);
+    memory.state = gate.asDiagonal() * memory.state;
+    const Matrix<Real> held = k.row(t) * memory.state;  // under this key
+    memory.state += beta(t) * k.row(t).transpose() * (v.row(t) - held);
     memory.out.row(t) = scale * q.row(t) * memory.state;
   }
   return memory;

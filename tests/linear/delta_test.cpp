@@ -34,7 +34,7 @@ TEST_CASE("golden numbers of the delta rule", "[linear]") {
                {-0.103553390593, 2.974873734153});
 }
 
-TEMPLATE_TEST_CASE("the delta rule equals its product of matrices", "[linear]", float, double) {
+TEMPLATE_TEST_CASE("the delta rule equals the recurrence of its equation", "[linear]", float, double) {
   check_against_reference<TestType>(delta<TestType>(), reference);
 }
 

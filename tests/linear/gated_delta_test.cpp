@@ -50,7 +50,7 @@ TEST_CASE("golden numbers of the gated delta rule", "[linear]") {
                {0.353553390593, 0.707106781187, 1.632582521472, -1.914536407592}, {-0.928690362219, 1.778872991054});
 }
 
-TEMPLATE_TEST_CASE("the gated delta rule equals its product of matrices", "[linear]", float, double) {
+TEMPLATE_TEST_CASE("the gated delta rule equals the recurrence of its equation", "[linear]", float, double) {
   check_against_reference<TestType>(gated<TestType>(By::token), by_token);
   check_against_reference<TestType>(gated<TestType>(By::channel), by_channel);
 }
