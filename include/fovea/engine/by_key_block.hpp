@@ -5,6 +5,8 @@
 #pragma once
 
 #include <cmath>
+#include <memory>
+#include <optional>
 
 #include <fovea/engine/attend.hpp>
 #include <fovea/parts/mask/blocks.hpp>
