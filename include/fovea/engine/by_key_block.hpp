@@ -1,7 +1,8 @@
 // Attention over a table in which neighbouring queries list different key blocks, so that a tile of queries would have
 // to visit the blocks of all of them. Here the key blocks come first: the queries that list a block are gathered and
-// attend to it alone, and what they get from their blocks is merged by log-sum. Every pair computed is one of the
-// table's. Lu et al., "MoBA: Mixture of Block Attention", 2025, arXiv:2502.13189, for the idea.
+// attend to it alone, and what they get from their blocks is merged by log-sum. Pairs that the table does not list are
+// computed only between a block and causal queries inside it. Lu et al., "MoBA: Mixture of Block Attention", 2025,
+// arXiv:2502.13189, for the idea.
 #pragma once
 
 #include <cmath>
