@@ -24,9 +24,11 @@ constexpr bool wants_shift() {
   }
 }
 
-// Exponents is a bound map to y.
+// Exponents is a bound map to y; or to rows p with y = unit() p - offset(x), unit() not negative.
 template <class T, class Exponents>
 struct BoundExponential {
+  static constexpr bool affine = requires(const Exponents& e, const T* x) { e.unit(), e.offset(x); };
+
   Exponents exponents;
   T factor = T(1);
   T added = T(0);
@@ -39,30 +41,51 @@ struct BoundExponential {
     constexpr bool as_they_are = std::is_same_v<Exponents, BoundIdentity<T>>;
     if constexpr (!as_they_are) exponents.template operator()<side>(x, stride, count, to, to_stride, first);
     const Index n = width();
-    const simd::Pack<T> f(factor), offset(factor * added);
+    const simd::Pack<T> f(factor), constant(factor * added), times(unit());
     for (Index i = 0; i < count; ++i) {
       T* const row = to + i * to_stride;
       const T* const from = as_they_are ? x + i * stride : row;
-      T taken = T(0);
+      T taken = T(0);  // from unit p; the offset of a query is part of its shift
       if constexpr (side == Side::query) {
-        taken = simd::largest(from, n);
-      } else if (shift.data != nullptr) {
-        taken = *shift.row(first.batch, first.head, first.query + i);
+        taken = simd::largest(from, n) * unit();
+      } else {
+        if (shift.data != nullptr) taken = *shift.row(first.batch, first.head, first.query + i);
+        if (taken == -simd::infinity<T>) taken = T(0);
+        taken += offset(x + i * stride);
       }
       if (taken == -simd::infinity<T>) taken = T(0);
-      const simd::Pack<T> least(taken);
-      simd::map_row(from, n, row, [=](simd::Pack<T> y) { return fma(simd::exp<T>(y - least), f, offset); });
+      const simd::Pack<T> least(-taken);
+      simd::map_row(from, n, row, [=](simd::Pack<T> p) {
+        return fma(simd::exp<T>(affine ? fma(p, times, least) : p + least), f, constant);
+      });
     }
   }
 
   // most[i] = the largest exponent of key i; scratch has count rows, scratch_stride apart, for the exponents.
   void largest_exponents(const T* x, Index stride, Index count, T* scratch, Index scratch_stride, Row first,
                          T* most) const {
-    if constexpr (std::is_same_v<Exponents, BoundIdentity<T>>) {
-      for (Index i = 0; i < count; ++i) most[i] = simd::largest(x + i * stride, width());
-    } else {
+    constexpr bool as_they_are = std::is_same_v<Exponents, BoundIdentity<T>>;
+    if constexpr (!as_they_are)
       exponents.template operator()<Side::key>(x, stride, count, scratch, scratch_stride, first);
-      for (Index i = 0; i < count; ++i) most[i] = simd::largest(scratch + i * scratch_stride, width());
+    for (Index i = 0; i < count; ++i) {
+      const T* const row = as_they_are ? x + i * stride : scratch + i * scratch_stride;
+      most[i] = simd::largest(row, width()) * unit() - offset(x + i * stride);
+    }
+  }
+
+ private:
+  T unit() const {
+    if constexpr (affine) {
+      return exponents.unit();
+    } else {
+      return T(1);
+    }
+  }
+  T offset(const T* x) const {
+    if constexpr (affine) {
+      return exponents.offset(x);
+    } else {
+      return T(0);
     }
   }
 };

@@ -40,7 +40,7 @@ inline double checked_epsilon(const char* where, const RandomOptions& options, d
 
 }  // namespace detail
 
-// The exponents w_r . z - |z|^2 / 2; with mirrored ones -w_r . z - |z|^2 / 2 behind them.
+// Exponents w_r . z - |z|^2 / 2, as w_r . x; with mirrored ones, of -w_r . x, behind them.
 template <class T, bool mirrored>
 struct BoundRandomExponents {
   BoundProjection<T> directions;
@@ -52,17 +52,11 @@ struct BoundRandomExponents {
   void operator()(const T* x, Index stride, Index count, T* to, Index to_stride, Row first) const {
     directions.template operator()<side>(x, stride, count, to, to_stride, first);
     const Index n = directions.out;
-    for (Index i = 0; i < count; ++i) {
-      T* const row = to + i * to_stride;
-      const T half = -simd::square_norm(x + i * stride, directions.in) * root * root / T(2);
-      if constexpr (mirrored) {
-        simd::mirror(row, row + n, n, root, half);
-      } else {
-        const simd::Pack<T> times(root), plus(half);
-        simd::map_row(row, n, row, [=](simd::Pack<T> y) { return fma(y, times, plus); });
-      }
-    }
+    for (Index i = 0; mirrored && i < count; ++i)
+      simd::mirror(to + i * to_stride, to + i * to_stride + n, n, T(1), T(0));
   }
+  T unit() const { return root; }
+  T offset(const T* x) const { return simd::square_norm(x, directions.in) * root * root / T(2); }
 };
 
 template <bool mirrored>
