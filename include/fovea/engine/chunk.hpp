@@ -55,8 +55,8 @@ class Chunks {
   }
 
  private:
-  static constexpr Index grain = simd::tile_vectors * simd::lanes<T>;
-  static constexpr Index block = 16;  // tokens whose decays of each channel are multiplied one by one
+  static constexpr Index grain = 2 * simd::lanes<T>;  // value columns that make a piece worth its while
+  static constexpr Index block = 16;                  // tokens whose decays of each channel are multiplied one by one
   static constexpr auto kind = Decay::kind;
   static constexpr bool by_channel = kind == decay::Kind::per_channel;
   static constexpr bool by_token = kind == decay::Kind::per_head || kind == decay::Kind::per_token;
@@ -155,7 +155,7 @@ class Chunks {
    private:
     void chunk(Span tokens) {
       const Index n = tokens.size();
-      ask_for({tokens.last, std::min(tokens.last + n, p_.q.length)});
+      soon_ = {tokens.last, std::min(tokens.last + n, p_.q.length)};
       const T* k = p_.k.row(batch_, kv_head_, tokens.first);
       Index k_stride = p_.k.length_stride;
       if (c_.copies_keys()) {
@@ -202,13 +202,16 @@ class Chunks {
       remember(n, v, v_stride);
     }
 
-    // Has the rows of the next chunk brought closer.
-    void ask_for(Span tokens) const {
+    // Has some rows of the next chunk brought closer: a few at a time, since the core waits when too many are asked
+    // for.
+    void ask_for_more() {
+      constexpr Index few = 2;
       const auto fetch = [](const T* row, Index n) {
         constexpr Index line = Index(scratch_alignment / sizeof(T));
         for (Index j = 0; j < n; j += line) __builtin_prefetch(row + j);
       };
-      for (Index t = tokens.first; t < tokens.last; ++t) {
+      for (const Index last = std::min(soon_.first + few, soon_.last); soon_.first < last; ++soon_.first) {
+        const Index t = soon_.first;
         fetch(p_.k.row(batch_, kv_head_, t), p_.k.dim);
         fetch(p_.v.row(batch_, kv_head_, t) + part_.first, part_.size());
         for (Index i = 0; i < p_.group; ++i) fetch(p_.q.row(batch_, kv_head_ * p_.group + i, t), p_.q.dim);
@@ -409,7 +412,11 @@ class Chunks {
         T* const out = direct_ ? p_.out.row(batch_, head, tokens.first) + part_.first : m_.out;
         const Index stride = direct_ ? p_.out.length_stride : width_;
         const auto read_rows = [&](bool strict) {
-          simd::multiply<simd::Onto::nothing>(n, width_, c_.depth_, queries(h), c_.row_, m_.state, width_, out, stride);
+          simd::each_band(n, [&](Index i, auto count) {
+            ask_for_more();
+            simd::multiply_rows<decltype(count)::value, simd::Onto::nothing>(
+                width_, c_.depth_, queries(h) + i * c_.row_, c_.row_, m_.state, width_, out + i * stride, stride);
+          });
           simd::multiply_lower(n, width_, scores(h), c_.keys_, v, v_stride, out, stride, shrink, strict);
         };
         read_rows(false);
@@ -435,8 +442,11 @@ class Chunks {
         }
         std::fill_n(m_.shrink, c_.depth_, m_.from_start[n - 1]);
       }
-      simd::multiply<simd::Onto::shrunk_sum>(c_.depth_, width_, n, m_.columns, c_.keys_, v, v_stride, m_.state, width_,
-                                             m_.shrink);
+      simd::each_band(c_.depth_, [&](Index d, auto count) {
+        ask_for_more();
+        simd::multiply_rows<decltype(count)::value, simd::Onto::shrunk_sum>(
+            width_, n, m_.columns + d * c_.keys_, c_.keys_, v, v_stride, m_.state + d * width_, width_, m_.shrink + d);
+      });
     }
 
     void read_state() {
@@ -466,6 +476,7 @@ class Chunks {
     Span part_;    // value columns
     Index width_;  // of a row of values, in whole vectors
     bool direct_;  // values are read and outputs written where they lie
+    Span soon_;    // tokens of the next chunk that are not asked for yet
   };
 
   const LinearPass<T, Feature, Decay, Write>& pass_;
