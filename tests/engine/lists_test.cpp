@@ -81,10 +81,15 @@ TEMPLATE_TEST_CASE("scattered spans, shared, by kv head or by query head, causal
 }
 
 TEST_CASE("lists give the same bits on any number of threads") {
-  for (const Sizes& s : shapes) {
-    const auto x = gaussian<float>(s);
-    const auto recipe = fovea::softmax().mask(mask::spans(spans(s, 16, 1, s.heads)));
-    CHECK(same_bits(attention(x, recipe), attention(x, recipe, fovea::exec::Pool(3))));
+  auto some = shapes;
+  some.push_back({1, 2, 1, 700, 300, 64, 64});
+  for (const Sizes& s : some) {
+    for (const Index query_block : {1, 16, 100, 128, 521}) {
+      INFO(s << " query block " << query_block);
+      const auto x = gaussian<float>(s);
+      const auto recipe = fovea::softmax().mask(mask::spans(spans(s, query_block, 1, s.heads)));
+      CHECK(same_bits(attention(x, recipe), attention(x, recipe, fovea::exec::Pool(3))));
+    }
   }
 }
 

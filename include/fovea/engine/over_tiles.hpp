@@ -40,13 +40,19 @@ struct TilePlan {
     constexpr Index least_rows = 8 * simd::tile_rows, most_rows = 64 * simd::tile_rows;
     const Index fit = std::clamp<Index>(budget / Index(sizeof(T)) / (key_dim + width), least_rows, most_rows);
     const Index share = (shape.queries * group + wanted - 1) / wanted;
-    const Index most = std::max<Index>(std::min(fit, std::max(share, least_rows)) / group, 1);
+    const Index most = std::max<Index>((gathers ? fit : std::min(fit, std::max(share, least_rows))) / group, 1);
     if (grain.queries > 1 && grain.queries <= most) {
       queries = std::max<Index>(least_rows / group / grain.queries, 1) * grain.queries;
+    } else if (gathers) {
+      // What is gathered depends on the lists of a tile, so these must not depend on the workers.
+      Index parts = (grain.queries + most - 1) / most;
+      while (grain.queries % parts != 0) ++parts;
+      queries = std::max(grain.queries / parts, std::max<Index>(least_rows / group, 1));
     } else {
       const Index tiles = (shape.queries + most - 1) / most;
       queries = (shape.queries + tiles - 1) / tiles;
     }
+    queries = std::min(queries, shape.queries);
     rows = simd::whole_rows(queries * group);
     const Index block = grain.keys > 1 && grain.keys < most_keys && !gathers ? simd::whole<T>(grain.keys) : most_keys;
     step = std::min(most_keys % block == 0 ? block : most_keys, std::max(simd::whole<T>(shape.keys), simd::lanes<T>));
