@@ -14,7 +14,7 @@ TITLES = {
     "prefill": "Prefill: many queries, bound by arithmetic",
     "decode": "Decode: one query, bound by reading K and V",
     "small": "Small problems, many of them",
-    "mask": "Masks at 4096 tokens",
+    "mask": "Masks and grids",
     "real": "Tensors of trained models",
     "synthetic": "Structured tensors",
     "approximate": "Others",
@@ -403,11 +403,11 @@ def growth_columns(results):
 
 
 def growth_power(line):
-    """The power of the length with which time grows over the last three doublings."""
+    """The power of the length with which the fastest call grows over the last three doublings."""
     lengths = sorted(line)[-4:]
     if len(lengths) < 2:
         return None
-    return math.log(line[lengths[-1]].time / line[lengths[0]].time) / math.log(lengths[-1] / lengths[0])
+    return math.log(line[lengths[-1]].best_call / line[lengths[0]].best_call) / math.log(lengths[-1] / lengths[0])
 
 
 def machine_lines(results):
