@@ -15,16 +15,6 @@ template <class T>
   for (Index d = 0; d < dim; d += Index(64 / sizeof(T))) __builtin_prefetch(row + d, 0, 3);
 }
 
-// The first n (less than a vector) elements at p, zero in the other lanes; memory behind them is not read.
-template <class T>
-[[gnu::always_inline]] inline Pack<T> load_first(const T* p, Index n) {
-#if defined(__AVX512F__)
-  if constexpr (std::is_same_v<T, float> && lanes<T> == 16) return _mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
-  if constexpr (std::is_same_v<T, double> && lanes<T> == 8) return _mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p);
-#endif
-  return load_some(p, n);
-}
-
 template <class T, int queries, class Key>
 inline void dot_queries_with_listed(const T* q, Index q_stride, Index count, const Key* list, const T* k,
                                     Index k_stride, Index dim, T* scores, Index scores_stride) {
@@ -60,7 +50,7 @@ inline void add_listed_columns(Index count, const T* weights, const Key* list, c
 #pragma GCC unroll 8
       for (int i = 0; i < vectors; ++i) {
         const bool cut = part && i == vectors - 1;
-        const Pack<T> x = cut ? load_first(row + i * lanes<T>, rest) : load(row + i * lanes<T>);
+        const Pack<T> x = cut ? load_some(row + i * lanes<T>, rest) : load(row + i * lanes<T>);
         sum[s][i] = fma(weight, x, sum[s][i]);
       }
     };

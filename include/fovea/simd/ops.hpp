@@ -173,20 +173,85 @@ template <class T>
   return load(lane);
 }
 
+namespace detail {
+
+// Whether the instruction set moves some lanes of a vector of T by a mask.
+template <class T>
+inline constexpr bool masks_lanes =
+#if defined(__AVX512F__)
+    std::is_floating_point_v<T> && sizeof(Pack<T>) == 64;
+#elif defined(__AVX__)
+    std::is_floating_point_v<T> && sizeof(Pack<T>) == 32;
+#else
+    false;
+#endif
+
+#if defined(__AVX512F__)
+[[gnu::always_inline]] inline __m512 load_lanes(const float* p, Index n, __m512 rest) {
+  return _mm512_mask_loadu_ps(rest, __mmask16((1u << n) - 1), p);
+}
+[[gnu::always_inline]] inline __m512d load_lanes(const double* p, Index n, __m512d rest) {
+  return _mm512_mask_loadu_pd(rest, __mmask8((1u << n) - 1), p);
+}
+[[gnu::always_inline]] inline void store_lanes(float* p, Index n, __m512 x) {
+  _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), x);
+}
+[[gnu::always_inline]] inline void store_lanes(double* p, Index n, __m512d x) {
+  _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), x);
+}
+#elif defined(__AVX__)
+// n lanes of `width` bytes are ones from 32 - n width on.
+alignas(32) inline constexpr signed char lane_masks[64] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+                                                           -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+                                                           -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+[[gnu::always_inline]] inline __m256i lane_mask(Index bytes) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lane_masks + 32 - bytes));
+}
+[[gnu::always_inline]] inline __m256 load_lanes(const float* p, Index n, __m256 rest) {
+  const __m256i mask = lane_mask(4 * n);
+  return _mm256_blendv_ps(rest, _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask));
+}
+[[gnu::always_inline]] inline __m256d load_lanes(const double* p, Index n, __m256d rest) {
+  const __m256i mask = lane_mask(8 * n);
+  return _mm256_blendv_pd(rest, _mm256_maskload_pd(p, mask), _mm256_castsi256_pd(mask));
+}
+[[gnu::always_inline]] inline void store_lanes(float* p, Index n, __m256 x) {
+  _mm256_maskstore_ps(p, lane_mask(4 * n), x);
+}
+[[gnu::always_inline]] inline void store_lanes(double* p, Index n, __m256d x) {
+  _mm256_maskstore_pd(p, lane_mask(8 * n), x);
+}
+#else
+template <class T>
+Pack<T> load_lanes(const T* p, Index n, Pack<T> rest);  // not there
+template <class T>
+void store_lanes(T* p, Index n, Pack<T> x);
+#endif
+
+}  // namespace detail
+
 // The first n (less than a vector) elements at p, `rest` in the other lanes; memory behind them is not read.
 template <class T>
 [[gnu::always_inline]] inline Pack<T> load_some(const T* p, Index n, T rest = T(0)) {
-  alignas(64) T lane[std::size_t(lanes<T>)];
-  for (Index i = 0; i < lanes<T>; ++i) lane[i] = i < n ? p[i] : rest;
-  return load(lane);
+  if constexpr (detail::masks_lanes<T>) {
+    return Pack<T>(detail::load_lanes(p, n, Pack<T>(rest)));
+  } else {
+    alignas(64) T lane[std::size_t(lanes<T>)];
+    for (Index i = 0; i < lanes<T>; ++i) lane[i] = i < n ? p[i] : rest;
+    return load(lane);
+  }
 }
 
 // Stores the first n (less than a vector) lanes; memory behind them is not written.
 template <class T>
 [[gnu::always_inline]] inline void store_some(T* p, Pack<T> x, Index n) {
-  alignas(64) T lane[std::size_t(lanes<T>)];
-  store(lane, x);
-  for (Index i = 0; i < n; ++i) p[i] = lane[i];
+  if constexpr (detail::masks_lanes<T>) {
+    detail::store_lanes(p, n, x);
+  } else {
+    alignas(64) T lane[std::size_t(lanes<T>)];
+    store(lane, x);
+    for (Index i = 0; i < n; ++i) p[i] = lane[i];
+  }
 }
 
 }  // namespace fovea::inline FOVEA_ISA::simd
