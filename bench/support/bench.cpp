@@ -227,8 +227,8 @@ bool several_threads(const Registered& method, const Shape& shape, const Selecti
   return !selection.quick || method.name.starts_with("dense/") || shape.table == "user";
 }
 
-// Every method has dense attention on the same numbers beside it, whatever the filter says: full for one that hides
-// keys in its own way.
+// Every method has dense attention on the same numbers beside it, whether the filter matches that or not: full for one
+// that hides keys in its own way.
 void add_dense_beside(std::vector<Chosen>& benches) {
   std::set<std::string> there;
   for (const Chosen& bench : benches) {
@@ -289,7 +289,8 @@ Index register_selected(const Selection& selection) {
       }
     }
   }
-  add_dense_beside(benches);
+  const bool named = selection.filter.ends_with('$');  // single benches, to be run alone
+  if (!named) add_dense_beside(benches);
 
   const auto repetitions_of = [&](const Chosen& bench) {
     // Where one call takes so long, one sample is enough; all but dense attention gets fewer.

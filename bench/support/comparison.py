@@ -2,23 +2,25 @@
 
 import collections
 
-from drawing import GRID, INK, QUIET, axes_style, picture
+from drawing import GRID, INK, LIMIT, QUIET, axes_style, picture
 from results import DENSE
 
 COLOURS = ["#d9480f", "#2b6cb0", "#2f855a", "#805ad5", "#b7791f", "#d53f8c", "#0987a0", "#4a5568", "#97266d", "#5a67d8"]
-LEAST_ERROR = 1e-7
+LEAST_ERROR = 1e-3  # closer than that counts the same
 
 
-def colours(rows):
+def colours(results):
     """A colour for each family, the same in all pictures."""
-    families = sorted({row.family for row in rows})
+    families = sorted({row.family for row in results.rows})
     return {family: COLOURS[place % len(COLOURS)] for place, family in enumerate(families)}
 
 
 def inputs(results, wanted):
     """{name of an input: rows}, one thread; full and causal in one."""
     groups = collections.OrderedDict()
-    for _, group in results.comparisons():
+    for table, group in results.comparisons():
+        if table not in ("real", "user", "synthetic"):
+            continue
         for _, rows in group:
             for row in rows:
                 if row.threads == 1 and wanted(row):
@@ -54,8 +56,8 @@ def mark(axes, row, at, colour, texts):
     texts.append((at, row.name_in_family, colour))
 
 
-def write_names(axes, texts):
-    """Names beside their points, on either side, moved up or down off other names and points."""
+def write_names(axes, texts, sides=(False, True)):
+    """Names beside their points, right or left of them, moved up or down off other names and points."""
     figure = axes.figure
     figure.canvas.draw()
     box = axes.get_window_extent()
@@ -63,13 +65,15 @@ def write_names(axes, texts):
     for at, name, colour in sorted(texts, key=lambda text: tuple(axes.transData.transform(text[0]))):
         x, y = axes.transData.transform(at)
         width, height = 4.1 * len(name) * figure.dpi / 72, 8.5 * figure.dpi / 72  # of letters of seven points
-        for step, left in ((step, left) for step in (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5) for left in (False, True)):
+        steps = sorted(range(-12, 13), key=abs)
+        for step, left in ((step, left) for step in steps for left in sides):
             start, level = x - width - 8 if left else x + 8, y + step * height
             free = all(
                 start + width < other[0] or other[0] + other[2] < start or abs(level - other[1]) >= height * 0.98
                 for other in taken
             )
-            if free and box.x0 <= start and start + width <= box.x1 + 8 and box.y0 <= level <= box.y1:
+            inside = len(sides) == 1 or (box.x0 <= start and start + width <= box.x1 + 8)
+            if free and inside and box.y0 <= level <= box.y1:
                 break
         taken.append((start, level, width))
         axes.annotate(
@@ -86,9 +90,11 @@ def write_names(axes, texts):
         )
 
 
-def family_legend(figure, plt, rows):
-    handles = [plt.Line2D([], [], marker="o", linestyle="", color=c, label=f) for f, c in colours(rows).items()]
-    figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.9), ncol=6, frameon=False, fontsize=9)
+def family_legend(figure, plt, colour, rows):
+    above = 0.88 + 0.35 / figure.get_figheight()  # the panels end there, and their titles
+    families = sorted({row.family for row in rows})
+    handles = [plt.Line2D([], [], marker="o", linestyle="", color=colour[name], label=name) for name in families]
+    figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, above), ncol=6, frameon=False, fontsize=9)
 
 
 def pareto_picture(plt, results):
@@ -97,7 +103,7 @@ def pareto_picture(plt, results):
     if not groups:
         return None
     every = [row for rows in groups.values() for row in rows]
-    colour = colours(every)
+    colour = colours(results)
     figure, cells = panels(plt, groups)
     for axes, (_, rows) in cells:
         texts = []
@@ -124,7 +130,7 @@ def pareto_picture(plt, results):
         axes.set_xlabel("speed over dense", fontsize=9, color=INK)
         axes.set_ylabel("error against dense", fontsize=9, color=INK)
         write_names(axes, texts)
-    family_legend(figure, plt, every)
+    family_legend(figure, plt, colour, every)
     return picture(figure)
 
 
@@ -134,7 +140,7 @@ def mass_picture(plt, results):
     if not groups:
         return None
     every = [row for rows in groups.values() for row in rows]
-    colour = colours(every)
+    colour = colours(results)
     figure, cells = panels(plt, groups)
     for axes, (_, rows) in cells:
         texts = []
@@ -149,7 +155,43 @@ def mass_picture(plt, results):
         axes.set_xlabel("pairs kept", fontsize=9, color=INK)
         axes.set_ylabel("softmax mass kept", fontsize=9, color=INK)
         write_names(axes, texts)
-    family_legend(figure, plt, every)
+    family_legend(figure, plt, colour, every)
+    return picture(figure)
+
+
+def mask_picture(plt, results):
+    """Time against the pairs that are kept, both as a share of dense."""
+    points = [
+        (row, results.dense.get((row.type, "full", *row.problem[2:])))
+        for row in results.ours()
+        if row.table == "mask" and row.threads == 1 and row.visited < 1 and row.method != DENSE
+    ]
+    points = [(row, dense) for row, dense in points if dense]
+    if len(points) < 2:
+        return None
+    figure, axes = plt.subplots(figsize=(10, 6.5))
+    colour, texts = colours(results), []
+    ends = (0.7 * min(row.visited for row, _ in points), 1.3 * max(row.visited for row, _ in points))
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.plot(ends, ends, color=LIMIT, linewidth=1.2, label="time = visited share × dense")
+    axes.plot(ends, [1.15 * end for end in ends], "--", color=QUIET, linewidth=1, label="15 % more")
+    for row, dense in points:
+        at = (row.visited, row.time / dense.time)
+        axes.plot(*at, "o", color=colour[row.family], markersize=6)
+        name = row.pattern if row.pattern.startswith(row.name_in_family) else f"{row.name_in_family} {row.pattern}"
+        texts.append((at, name.replace("_", " "), colour[row.family]))
+    axes.set_xlim(ends[0], 2.2 * ends[1])
+    for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        ticks = round_numbers(*limits)
+        axis.set_ticks(ticks, [f"{tick * 100:g}%" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("pairs kept, of all", fontsize=9, color=INK)
+    axes.set_ylabel("time, of dense", fontsize=9, color=INK)
+    axes.grid(color=GRID)
+    axes_style(axes)
+    axes.legend(loc="upper left", frameon=False, fontsize=8)
+    write_names(axes, texts)
     return picture(figure)
 
 
@@ -173,12 +215,12 @@ def growth_picture(plt, results):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(lengths, [f"{n // 1024}k" if n >= 1024 else str(n) for n in lengths])
-        axes.set_xlim(lengths[0] / 1.2, lengths[-1] * (lengths[-1] / lengths[0]) ** 0.35)
+        axes.set_xlim(lengths[0] / 1.2, lengths[-1] * (lengths[-1] / lengths[0]) ** 0.55)
         axes.set_title(pattern, fontsize=10, color=INK)
         axes.set_xlabel("tokens", fontsize=9, color=INK)
         axes.grid(color=GRID)
         axes_style(axes)
-        write_names(axes, texts)
+        write_names(axes, texts, sides=(False,))
     grid[0][0].yaxis.set_major_formatter(plt.FuncFormatter(lambda t, _: f"{t:g}"))
     grid[0][0].set_ylabel("time, ms", fontsize=9, color=INK)
     return picture(figure)

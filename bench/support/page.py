@@ -6,8 +6,8 @@ import statistics
 import string
 import sys
 
-from comparison import growth_picture, mass_picture, pareto_picture
-from drawing import EIGEN, GRID, INK, LIMIT, OURS, OURS_LIGHT, PEER, QUIET, axes_style, picture
+from comparison import growth_picture, mask_picture, mass_picture, pareto_picture
+from drawing import EIGEN, GRID, INK, LIMIT, OURS, OURS_LIGHT, PEER, axes_style, picture
 from results import (
     BASELINE,
     COMPARISONS,
@@ -200,43 +200,6 @@ def ratio_picture(plt, results):
     return picture(figure)
 
 
-def mask_picture(plt, results):
-    """Time against the pairs that are kept, both as a share of dense."""
-    points = [
-        (row, results.dense.get((row.type, "full", *row.problem[2:])))
-        for row in results.ours()
-        if row.table == "mask" and row.threads == 1 and row.visited < 1 and row.method != DENSE
-    ]
-    points = [(row, dense) for row, dense in points if dense]
-    if len(points) < 2:
-        return None
-    figure, axes = plt.subplots(figsize=(9, 5))
-    most = max(max(row.visited, row.time / dense.time) for row, dense in points) * 1.25
-    axes.plot([0, most], [0, most], color=LIMIT, linewidth=1.2, label="time = visited share × dense")
-    axes.plot([0, most], [0, 1.15 * most], "--", color=QUIET, linewidth=1, label="15 % more")
-    for row, dense in points:
-        axes.plot(row.visited, row.time / dense.time, "o", color=OURS, markersize=7)
-        axes.annotate(
-            f"{row.name_in_family} {row.pattern}".replace("_", " "),
-            (row.visited, row.time / dense.time),
-            xytext=(8, -9),
-            textcoords="offset points",
-            fontsize=8,
-            color=INK,
-        )
-    percent = plt.FuncFormatter(lambda x, _: f"{x * 100:.0f}%")
-    axes.xaxis.set_major_formatter(percent)
-    axes.yaxis.set_major_formatter(percent)
-    axes.set_xlim(0, most * 1.12)
-    axes.set_ylim(0, most * 1.15)
-    axes.set_xlabel("pairs kept, of all", fontsize=9, color=INK)
-    axes.set_ylabel("time, of dense", fontsize=9, color=INK)
-    axes.grid(color=GRID)
-    axes_style(axes)
-    axes.legend(loc="upper left", frameon=False, fontsize=8)
-    return picture(figure)
-
-
 def pictures(results):
     """(heading, what it shows, svg)"""
     try:
@@ -273,7 +236,7 @@ def pictures(results):
             "Speed against error",
             "Methods that approximate dense attention, each beside dense attention on the same numbers. Right "
             "is faster, down is closer; nothing is both faster and closer than what stands on the line. Filled: every "
-            "query sees every key; hollow: causal.",
+            "query sees every key; hollow: causal. Errors below 0.001 are drawn there.",
             pareto_picture,
         ),
         (
