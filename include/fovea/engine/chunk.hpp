@@ -20,6 +20,8 @@
 
 #include <fovea/engine/linear_pass.hpp>
 #include <fovea/exec/serial.hpp>
+#include <fovea/simd/dots.hpp>
+#include <fovea/simd/features.hpp>
 #include <fovea/simd/small_matrix.hpp>
 #include <fovea/simd/transpose.hpp>
 
@@ -40,8 +42,7 @@ class Chunks {
         row_(simd::whole<T>(depth_)),
         parts_(pass.parts(workers, grain)),
         divides_(pass.division.divides()) {
-    for (Index p = 0; p < parts_; ++p)
-      width_ = std::max(width_, simd::whole<T>(pass.part(p, parts_, grain).size() + divides_));
+    for (Index p = 0; p < parts_; ++p) width_ = std::max(width_, simd::whole<T>(pass.part(p, parts_, grain).size()));
   }
 
   template <class Exec>
@@ -68,6 +69,8 @@ class Chunks {
   // Scratch of a worker.
   struct Memory {
     T* state;                    // [depth x width]
+    T* sums;                     // of the features, when outputs are divided; zero behind the last [row]
+    T* divisors;                 // of the rows of a chunk [keys]
     T* columns;                  // keys as columns, in the end decayed to the end of the chunk [depth x keys]
     T* keys;                     // features of the keys [length x row]
     T* queries;                  // those of the queries, scaled, of every head of the group [length x row]
@@ -98,6 +101,8 @@ class Chunks {
     };
     Memory m;
     m.state = piece(true, depth_ * width_);
+    m.sums = piece(divides_, row_);
+    m.divisors = piece(divides_, keys_);
     m.columns = piece(true, depth_ * keys_);
     m.keys = piece(copies_keys(), length_ * row_);
     m.queries = piece(true, group * length_ * row_);
@@ -139,8 +144,8 @@ class Chunks {
           batch_(batch),
           kv_head_(kv_head),
           part_(values),
-          width_(simd::whole<T>(values.size() + chunks.divides_)),
-          direct_(!chunks.divides_ && values.size() == width_) {}
+          width_(simd::whole<T>(values.size())),
+          direct_(values.size() == width_) {}
 
     void run() {
       std::fill_n(m_.ones, std::max(c_.length_, c_.depth_), T(1));
@@ -200,6 +205,7 @@ class Chunks {
       }
       read(tokens, v, v_stride);
       remember(n, v, v_stride);
+      if (c_.divides_) remember_sums(n, k, k_stride);
     }
 
     // Has some rows of the next chunk brought closer: a few at a time, since the core waits when too many are asked
@@ -379,7 +385,6 @@ class Chunks {
         T* const to = m_.values + t * width_;
         simd::copy(to, v + t * stride, part_.size());
         std::fill(to + part_.size(), to + width_, T(0));
-        if (c_.divides_) to[part_.size()] = T(1);
       }
     }
 
@@ -423,11 +428,31 @@ class Chunks {
         // The last row meets every value of the chunk. Unless it is finite, one of them may not be, and the rows before
         // that one must not meet it, not even with a weight of zero.
         if (!simd::all_finite(out + (n - 1) * stride, width_)) read_rows(true);
-        for (Index t = 0; !direct_ && t < n; ++t) {
-          const T* const sums = out + t * width_;
-          pass_.finish(sums, part_.size(), c_.divides_ ? sums[part_.size()] : T(1),
+        if (c_.divides_) sum_weights_of(h, n);
+        for (Index t = 0; (c_.divides_ || !direct_) && t < n; ++t) {
+          pass_.finish(out + t * stride, part_.size(), c_.divides_ ? m_.divisors[t] : T(1),
                        p_.out.row(batch_, head, tokens.first + t) + part_.first);
         }
+      }
+    }
+
+    // What the outputs of a head are divided by: shrink q . (sum of the features before) + the sum of a row of P.
+    void sum_weights_of(Index h, Index n) {
+      simd::dot_rows(1, m_.sums, c_.row_, n, queries(h), c_.row_, c_.depth_, m_.divisors, c_.keys_);
+      for (Index i = 0; i < n; ++i) {
+        const T* const row = scores(h) + i * c_.keys_;  // zero behind i
+        m_.divisors[i] =
+            (by_token ? m_.from_start[i] : T(1)) * m_.divisors[i] + simd::total(row, simd::whole<T>(i + 1));
+      }
+    }
+
+    // The sums of the features after a chunk.
+    void remember_sums(Index n, const T* k, Index k_stride) {
+      if constexpr (by_channel || by_token) {
+        for (Index d = 0; d < c_.depth_; ++d)  // the columns have decayed to the end of the chunk
+          m_.sums[d] = m_.sums[d] * m_.shrink[d] + simd::total(m_.columns + d * c_.keys_, n);
+      } else {
+        simd::add_rows(n, c_.depth_, k, k_stride, m_.sums);
       }
     }
 
@@ -451,11 +476,12 @@ class Chunks {
 
     void read_state() {
       std::fill_n(m_.state, c_.depth_ * width_, T(0));
+      if (c_.divides_) std::fill_n(m_.sums, c_.row_, T(0));
       if (pass_.state.data == nullptr) return;
       for (Index d = 0; d < c_.depth_; ++d) {
         const T* const from = pass_.state.row(batch_, kv_head_, d);
         simd::copy(m_.state + d * width_, from + part_.first, part_.size());
-        if (c_.divides_) m_.state[d * width_ + part_.size()] = from[pass_.value_dim];
+        if (c_.divides_) m_.sums[d] = from[pass_.value_dim];
       }
     }
 
@@ -464,7 +490,7 @@ class Chunks {
       for (Index d = 0; d < c_.depth_; ++d) {
         T* const to = pass_.state.row(batch_, kv_head_, d);
         simd::copy(to + part_.first, m_.state + d * width_, part_.size());
-        if (c_.divides_ && part_.last == pass_.value_dim) to[pass_.value_dim] = m_.state[d * width_ + part_.size()];
+        if (c_.divides_ && part_.last == pass_.value_dim) to[pass_.value_dim] = m_.sums[d];
       }
     }
 

@@ -41,11 +41,13 @@ struct LinearPass {
   // One output row from its sums.
   void finish(const T* sums, Index count, T divisor_sum, T* out) const {
     if (!division.divides()) return simd::copy(out, sums, count);
-    const T divisor = division.divisor(divisor_sum);
+    const T divisor = division.divisor(divisor_sum), inverse = T(1) / divisor;
     if (divisor == T(0)) {  // no weight at all
       for (Index c = 0; c < count; ++c) out[c] = T(0);
-    } else {
+    } else if (std::isinf(inverse)) {
       simd::copy_divided(out, sums, count, divisor);
+    } else {
+      simd::copy_scaled(out, sums, count, inverse);
     }
   }
 };
