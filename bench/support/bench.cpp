@@ -207,6 +207,7 @@ struct Chosen {
   Shape shape;
 };
 
+// The user's tensors go to the methods that run on stored ones.
 std::vector<Shape> shapes_of(const Registered& method, const Selection& selection) {
   std::vector<Shape> shapes;
   if (selection.instead.empty()) {

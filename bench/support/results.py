@@ -58,7 +58,7 @@ class Row:
         self.counters = {
             key: statistics.median(sample[key] for sample in samples)
             for key, value in first.items()
-            if isinstance(value, float)
+            if isinstance(value, float) and all(key in sample for sample in samples)
         }
 
     def __getattr__(self, key):
