@@ -215,8 +215,10 @@ std::vector<Shape> shapes_of(const Registered& method, const Selection& selectio
                  [&](const Shape& s) { return s.quick || !selection.quick; });
   } else {
     std::copy_if(selection.instead.begin(), selection.instead.end(), std::back_inserter(shapes), [&](const Shape& s) {
-      return std::any_of(method.shapes.begin(), method.shapes.end(),
-                         [&](const Shape& own) { return own.pattern.label == s.pattern.label && own.type == s.type; });
+      return std::any_of(method.shapes.begin(), method.shapes.end(), [&](const Shape& own) {
+        const bool meant = own.table == "real" || method.name.starts_with("dense/");
+        return meant && own.pattern.label == s.pattern.label && own.type == s.type;
+      });
     });
   }
   return shapes;
