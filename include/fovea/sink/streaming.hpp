@@ -9,7 +9,7 @@
 //
 // window counts the query's own key: it is the recent size of a cache that evicts before it appends, and one more when
 // it appends first. Decoding a token from such a cache (keys as they came, in order, the own one last) is the same call
-// with N = 1.
+// with N = 1, and from a RollingCache, whose slots are in any order, the call below it.
 //
 // Exact for this definition; equals causal attention of rotated q and k while M <= window + sink_tokens. Cost
 // O(N (window + sink_tokens) (D + E)) for each head. Memory: q and the keys that are seen, rotated, and an
@@ -24,6 +24,7 @@
 
 #include <fovea/engine/attend.hpp>
 #include <fovea/parts/combine/merge.hpp>
+#include <fovea/parts/kv/rolling_cache.hpp>
 #include <fovea/parts/mask/causal.hpp>
 #include <fovea/parts/mask/window.hpp>
 #include <fovea/parts/position/rotary.hpp>
@@ -126,6 +127,30 @@ void streaming(const Q& q, const K& k, const V& v, Out&& out, const StreamingOpt
   engine::attend(sink, recipe, executor);
   const auto result = with_log_sum(recent.out, recent.log_sum);
   combine::merge(result, with_log_sum(sink.out, sink.log_sum), result, executor);
+}
+
+// Decoding: q [B,H,1,D] is the query of the token that the cache took last. Keys are in the cache as they came, without
+// positions, and are rotated by their places in it; out [B,H,1,E].
+template <class Q, class T, class Out, exec::Executor Exec = exec::Serial>
+void streaming(const Q& q, const RollingCache<T>& cache, Out&& out, const StreamingOptions& options,
+               const Exec& executor = {}) {
+  constexpr auto where = "fovea::streaming";
+  auto problem = make_problem(where, q, cache.keys(), cache.values(), out);
+  static_assert(std::is_same_v<decltype(problem), Problem<T>>, "fovea: the cache must have the scalar type of q");
+  check(problem.q.length == 1, where, "there must be one query, got ", problem.q.length);
+  check(options.window == cache.window(), where, "window must be that of the cache, wanted ", cache.window(), ", got ",
+        options.window);
+  check(options.sink_tokens == cache.sink_tokens(), where, "sink_tokens must be that of the cache, wanted ",
+        cache.sink_tokens(), ", got ", options.sink_tokens);
+  const auto recipe = softmax(options.scale);
+  recipe.normalizer.check_for(where, problem.shape());
+
+  const detail::OwnedArray<T> turned_q(problem.q.extents()), turned_k(problem.k.extents());
+  position::rotary(problem.q, std::vector<Index>{cache.length() - 1}, turned_q.all(), options.rotary, executor);
+  position::rotary(problem.k, cache.positions(), turned_k.all(), options.rotary, executor);
+  problem.q = turned_q.all();
+  problem.k = turned_k.all();
+  engine::attend(problem, recipe, executor);
 }
 
 }  // namespace fovea::inline FOVEA_ISA
