@@ -16,7 +16,8 @@ TEMPLATE_TEST_CASE("outer products are added and products replace, for all sizes
       for (const Index depth : {0, 1, 9}) {
         const Index columns = vectors * simd::lanes<T>, ldc = columns + 3;
         INFO(rows << " x " << columns << ", depth " << depth);
-        const auto a = support::uniform<T>(1, rows * depth), b = support::uniform<T>(2, depth * columns);
+        const Index steps = std::max<Index>(depth, 1);  // operands are somewhere, even without elements
+        const auto a = support::uniform<T>(1, rows * steps), b = support::uniform<T>(2, steps * columns);
         std::vector<T> sum(std::size_t(rows * ldc), T(1)), product(sum);
         simd::add_outer(rows, columns, depth, a.data(), rows, b.data(), columns, sum.data(), ldc);
         Index done = 0;
