@@ -40,12 +40,20 @@ void cached_row(const bench::Input<float>& in, const bench::Row& row, Real* out)
   for (Index c = 0; c < in.shape.value_dim; ++c) out[c] /= sum;
 }
 
+// Of the pairs of a window and its sink tokens, whatever the pattern of the shape shows.
+double flops(const bench::Shape& s) {
+  double pairs = 0;
+  for (Index i = 0; i < s.queries; ++i) pairs += double(std::min(i + s.keys - s.queries + 1, window + sink_tokens));
+  return pairs * double(s.batch * s.heads) * 2 * double(s.key_dim + s.value_dim);
+}
+
 const auto streaming =
     bench::method([](const auto& in, auto&& out, const auto& executor) {
       fovea::streaming(in.q, in.k, in.v, out, {.window = window, .sink_tokens = sink_tokens}, executor);
-    }).row_reference([](const auto& in, const bench::Row& row, auto* out) {
-        cached_row(in, row, out);
-      }).own_definition();
+    })
+        .row_reference([](const auto& in, const bench::Row& row, auto* out) { cached_row(in, row, out); })
+        .flops(flops)
+        .own_definition();
 
 std::vector<bench::Shape> masked() {
   bench::Shape shape = bench::mask_shapes().front();
