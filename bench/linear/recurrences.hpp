@@ -84,9 +84,14 @@ inline double state_bytes(const Shape& s) {
   return 4 * double(s.batch * s.kv_heads * s.queries) * double(s.key_dim * s.value_dim);
 }
 
-// Causal prompts; one token of sixteen sequences.
+// Causal prompts, also of trained models (with gates and strengths of ours); one token of sixteen sequences.
 inline std::vector<Shape> prompt_shapes() {
   auto shapes = growth_shapes(true);
+  for (Shape real : real_shapes()) {
+    real.pattern = causal(real.queries, real.keys);
+    real.quick = real.data == "use_l0_4k";
+    shapes.push_back(real);
+  }
   for (const Index dim : {64, 128}) {
     Shape prompt = shapes.front();
     prompt.table = "prefill";

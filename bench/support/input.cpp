@@ -129,6 +129,18 @@ std::shared_ptr<const Tensor<T>> from_file(const std::string& path, const std::a
                  [&] { return std::make_shared<const Tensor<T>>(read_tensor<T>(path, wanted)); });
 }
 
+// The last query of every head: what decoding its token asks.
+template <class T>
+std::shared_ptr<const Tensor<T>> last_query(const std::string& path, const std::array<Index, 4>& all) {
+  return kept<T>(path + extents_text(all) + " last", [&] {
+    const auto queries = from_file<T>(path, all);
+    auto last = std::make_shared<Tensor<T>>(all[0], all[1], Index{1}, all[3]);
+    for (Index head = 0; head < all[0] * all[1]; ++head)
+      std::copy_n(queries->data() + ((head + 1) * all[2] - 1) * all[3], all[3], last->data() + head * all[3]);
+    return std::shared_ptr<const Tensor<T>>(last);
+  });
+}
+
 template <class T>
 Three<T> from_synthetic(const Shape& shape) {
   const auto name = [&](const char* what) {
@@ -178,6 +190,10 @@ Input<T> make_input(const Shape& s) {
     return {s, q_data, k_data, v_data};
   }
   const std::string stem = data_folder() + "/" + s.data + "_";
+  if (s.queries == 1 && s.keys > 1) {
+    const std::array<Index, 4> all = {s.batch, s.heads, s.keys, s.key_dim};
+    return {s, last_query<T>(stem + "q.npy", all), from_file<T>(stem + "k.npy", k), from_file<T>(stem + "v.npy", v)};
+  }
   Input<T> input{s, from_file<T>(stem + "q.npy", q), from_file<T>(stem + "k.npy", k), from_file<T>(stem + "v.npy", v)};
   if (!s.pattern.sees && std::filesystem::exists(stem + "o.npy")) input.expected = read_tensor<T>(stem + "o.npy", out);
   if (!s.pattern.sees && std::filesystem::exists(stem + "lse.npy")) {

@@ -17,7 +17,7 @@ std::vector<bench::Shape> shapes() {
     if (s.keys >= 8192) shapes.push_back(s);
   }
   for (bench::Shape s : bench::approximate_shapes()) {
-    if (s.table != "synthetic") continue;
+    if (s.table != "synthetic" && s.data != "use_l0_4k") continue;
     s.queries = 1;
     shapes.push_back(s);
   }
