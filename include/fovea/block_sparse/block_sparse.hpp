@@ -10,10 +10,7 @@
 
 #include <optional>
 
-#include <fovea/engine/attend.hpp>
-#include <fovea/parts/mask/blocks.hpp>
-#include <fovea/parts/mask/causal.hpp>
-#include <fovea/parts/mask/combine.hpp>
+#include <fovea/engine/by_key_block.hpp>
 
 namespace fovea::inline FOVEA_ISA {
 
@@ -31,12 +28,7 @@ template <class Q, class K, class V, class Out, exec::Executor Exec = exec::Seri
 void block_sparse(const Q& q, const K& k, const V& v, Out&& out, const BlockTable& table,
                   const BlockSparseOptions& options = {}, const Exec& executor = {}) {
   const auto problem = make_problem("fovea::block_sparse", q, k, v, out);
-  const auto listed = softmax(options.scale).mask(mask::blocks(table));
-  if (options.causal) {
-    engine::attend(problem, listed.mask(mask::causal(options.alignment)), executor);
-  } else {
-    engine::attend(problem, listed, executor);
-  }
+  engine::attend_blocks(problem, options.scale, table, options.causal, options.alignment, executor);
 }
 
 }  // namespace fovea::inline FOVEA_ISA
