@@ -5,6 +5,7 @@
 #include "sink/streaming.hpp"
 #include "support/attention.hpp"
 #include "support/parts.hpp"
+#include "window/kept.hpp"
 
 using namespace fovea::test;
 using fovea::Index;
@@ -12,16 +13,6 @@ using fovea::RollingCache;
 using fovea::StreamingOptions;
 
 namespace {
-
-template <class T>
-Tensor4<T> tokens(const Tensor4<T>& x, Index first, Index last) {
-  Tensor4<T> part(x.dimension(0), x.dimension(1), last - first, x.dimension(3));
-  for (Index b = 0; b < x.dimension(0); ++b) {
-    for (Index h = 0; h < x.dimension(1); ++h)
-      std::copy_n(row(x, b, h, first), part.dimension(2) * part.dimension(3), row(part, b, h, 0));
-  }
-  return part;
-}
 
 // The first `prompt` tokens enter the cache at once, each of the others before its query.
 template <class T, class Exec = fovea::exec::Serial>

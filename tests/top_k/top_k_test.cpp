@@ -248,10 +248,10 @@ TEST_CASE("decoding a token chooses and attends as the last query of a prefill d
       CHECK(std::equal(all.keys.begin() + a.first, all.keys.begin() + a.last, one.keys.begin() + b.first,
                        one.keys.begin() + b.last));
     }
-    for (Index h = 0; h < 4; ++h) {
-      for (Index e = 0; e < 32; ++e)
-        CHECK(std::abs(row(got.out, 0, h, s.queries - 1)[e] - row(step.out, 0, h, 0)[e]) < 1e-5f);
-    }
+    // Either is within 8 epsilons of the reference.
+    Tensor4<float> end(1, 4, 1, 32);
+    for (Index h = 0; h < 4; ++h) std::copy_n(row(got.out, 0, h, s.queries - 1), 32, row(end, 0, h, 0));
+    CHECK(relative_rms(end, step.out) < 16 * double(epsilon<float>));
   }
 }
 
