@@ -1,5 +1,5 @@
 // The biases of agent attention from their factors.
-#include <fovea/agent/agent_bias.hpp>
+#include <fovea/parts/resample/agent_bias.hpp>
 
 #include "agent/agent.hpp"
 #include "support/attention.hpp"
