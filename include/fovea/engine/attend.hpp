@@ -24,7 +24,7 @@ void attend(const Problem<T>& problem, const Recipe<Mask, Scores>& recipe, const
   using BoundScores = std::remove_const_t<decltype(scores)>;
   const Source source{problem.k, problem.v};
   const Pass<T, Source, Bound, BoundScores> pass(problem, source, recipe.normalizer, mask, scores, !Scores::empty);
-  if (OverSplits<T, Source, Bound, BoundScores>::takes(shape.queries, problem.group)) {
+  if (few_queries(shape.queries, problem.group)) {
     OverSplits(pass).run(executor);
   } else {
     OverTiles(pass, exec::concurrency(executor)).run(executor);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <fovea/engine/attend_lists.hpp>
+#include <fovea/engine/splits.hpp>
 #include <fovea/parts/select/streaming_top_k.hpp>
 #include <fovea/parts/select/top_k.hpp>
 #include <fovea/simd/tile.hpp>
@@ -301,38 +302,24 @@ class RowsOverSplits {
   RowsOverSplits(const Pass<T, Source, Mask, Scores>& pass, const select::TopK& choice, KeySlots* slots)
       : pass_(pass),
         slots_(slots),
-        kv_heads_(pass.problem.q.heads / pass.problem.group),
         rows_(pass.problem.q.length * pass.problem.group),
         of_split_(pass, choice, std::min(split, pass.source.length())),
         of_all_(pass, choice, pass.source.length()),
         selectors_(rows_ / of_all_.rows_of_one()) {}
 
-  // Whether a call has few enough queries: in a sequence, or of a kv head.
-  static bool takes(Index queries, Index group) { return queries == 1 || queries * group <= 8; }
-
   template <class Exec>
   void run(const Exec& executor) const {
-    const Index heads = pass_.problem.q.batch * kv_heads_;
-    std::vector<Part> parts;
-    std::vector<Index> first_part{0};  // of each (batch, kv head), and one past the last
-    for (Index head = 0; head < heads; ++head) {
-      const TileRows rows = rows_of(head);
-      visit_tiles(pass_.mask, rows.region(0, rows_, {0, pass_.source.length()}), split, [&](Span keys, bool) {
-        parts.push_back({head, keys});
-      });
-      first_part.push_back(Index(parts.size()));
-    }
-    Results results(Index(parts.size()), selectors_, of_split_.most(), rows_);
+    const Splits splits(pass_.problem, pass_.mask, pass_.source.length(), split);
+    Results results(splits.size(), selectors_, of_split_.most(), rows_);
     const Index depth = of_all_.depth(), state = normalizer::SoftmaxRows<T>::size(rows_);
     const double flops = 2.0 * double(rows_) * double(split) * double(depth);
     const Index size = whole_lines<T>(rows_ * depth) + whole_lines<T>(rows_ * step) + whole_lines<T>(state) +
                        of_split_.scratch_size(rows_);
-    distribute<T>(executor, Index(parts.size()), flops, size,
-                  [&](Index item, T* memory) { choose(parts[std::size_t(item)], item, memory, results); });
+    distribute<T>(executor, splits.size(), flops, size,
+                  [&](Index item, T* memory) { choose(splits.all[std::size_t(item)], item, memory, results); });
     distribute<T>(
-        executor, heads, 1e5, whole_lines<T>(rows_ * depth) + of_all_.scratch_size(rows_), [&](Index head, T* memory) {
-          finish(rows_of(head), {first_part[std::size_t(head)], first_part[std::size_t(head) + 1]}, memory, results);
-        });
+        executor, splits.heads(), 1e5, whole_lines<T>(rows_ * depth) + of_all_.scratch_size(rows_),
+        [&](Index head, T* memory) { finish(rows_of_head(pass_.problem, head), splits.of(head), memory, results); });
   }
 
  private:
@@ -342,11 +329,6 @@ class RowsOverSplits {
   static constexpr Index split = 4096;       // keys of a part
   static constexpr Index step = mask::word;  // keys of a tile
   static constexpr Index piece = 16;         // keys between two looks ahead
-
-  struct Part {
-    Index head;  // batch * kv_heads + kv_head
-    Span keys;
-  };
 
   // What the parts leave behind: for each selector its choice, for each row the sum of its softmax.
   struct Results {
@@ -377,13 +359,8 @@ class RowsOverSplits {
     }
   };
 
-  TileRows rows_of(Index head) const {
-    const Index kv_head = head % kv_heads_, group = pass_.problem.group;
-    return {head / kv_heads_, kv_head, kv_head * group, group, {0, pass_.problem.q.length}};
-  }
-
-  void choose(const Part& part, Index number, T* memory, Results& results) const {
-    const TileRows rows = rows_of(part.head);
+  void choose(const Split& part, Index number, T* memory, Results& results) const {
+    const TileRows rows = rows_of_head(pass_.problem, part.head);
     const Index depth = of_split_.depth();
     Carve<T> carve(memory);
     T* const q = carve(rows_ * depth);
@@ -441,7 +418,7 @@ class RowsOverSplits {
 
   const Pass<T, Source, Mask, Scores>& pass_;
   KeySlots* const slots_;
-  const Index kv_heads_, rows_;
+  const Index rows_;
   const Choices of_split_, of_all_;
   const Index selectors_;
 };
@@ -465,7 +442,7 @@ void attend_rows(const Problem<T>& problem, const Recipe<Mask, Scores>& recipe, 
     const Source source{problem.k, problem.v};
     const Pass<T, Source, Bound, BoundScores> pass(problem, source, recipe.normalizer, mask, scores, !Scores::empty);
     KeySlots* const to = slots ? &*slots : nullptr;
-    if (RowsOverSplits<T, Source, Bound, BoundScores>::takes(shape.queries, problem.group)) {
+    if (few_queries(shape.queries, problem.group)) {
       RowsOverSplits(pass, choice, to).run(executor);
     } else {
       RowsOverTiles(pass, choice, to, exec::concurrency(executor)).run(executor);

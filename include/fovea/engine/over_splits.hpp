@@ -3,10 +3,8 @@
 // and sums. Flash-decoding: Dao et al. 2023.
 #pragma once
 
-#include <vector>
-
 #include <fovea/engine/pass.hpp>
-#include <fovea/engine/visit.hpp>
+#include <fovea/engine/splits.hpp>
 #include <fovea/simd/dots.hpp>
 
 namespace fovea::inline FOVEA_ISA::engine {
@@ -16,59 +14,37 @@ class OverSplits {
  public:
   explicit OverSplits(const Pass<T, Source, Mask, Scores>& pass)
       : pass_(pass),
-        kv_heads_(pass.problem.q.heads / pass.problem.group),
         rows_(pass.problem.q.length * pass.problem.group),
         depth_(simd::whole<T>(pass.source.key_dim())),
         width_(simd::whole<T>(pass.source.value_dim())),
         part_size_(whole_lines<T>(rows_ * (width_ + 2))),
-        look_ahead_(double(pass.problem.q.batch * kv_heads_) * double(pass.source.length()) *
+        look_ahead_(double(pass.problem.k.batch * pass.problem.k.heads) * double(pass.source.length()) *
                         double(pass.source.key_dim() + pass.source.value_dim()) * double(sizeof(T)) >
                     cache_size) {}
 
-  // Whether a call has few enough queries: in a sequence, or of a kv head.
-  static bool takes(Index queries, Index group) { return queries == 1 || queries * group <= 8; }
-
   template <class Exec>
   void run(const Exec& executor) const {
-    const Index heads = pass_.problem.q.batch * kv_heads_;
-    std::vector<Part> parts;
-    std::vector<Index> first_part{0};  // of each (batch, kv head), and one past the last
-    for (Index head = 0; head < heads; ++head) {
-      const TileRows rows = rows_of(head);
-      visit_tiles(pass_.mask, rows.region(0, rows_, {0, pass_.source.length()}), split, [&](Span keys, bool) {
-        parts.push_back({head, keys});
-      });
-      first_part.push_back(Index(parts.size()));
-    }
-    const auto results = allocate_scratch<T>(std::max<Index>(Index(parts.size()) * part_size_, 1));
+    const Splits splits(pass_.problem, pass_.mask, pass_.source.length(), split);
+    const Index heads = splits.heads();
+    const auto results = allocate_scratch<T>(std::max<Index>(splits.size() * part_size_, 1));
     const double flops = 2.0 * double(rows_) * double(split) * double(depth_ + width_);
-    distribute<T>(executor, Index(parts.size()), flops, scratch_size(), [&](Index item, T* memory) {
-      attend_part(parts[std::size_t(item)], memory, results.get() + item * part_size_);
+    distribute<T>(executor, splits.size(), flops, scratch_size(), [&](Index item, T* memory) {
+      attend_split(splits.all[std::size_t(item)], memory, results.get() + item * part_size_);
     });
-    const double additions = 2.0 * double(rows_ * width_) * double(parts.size()) / double(heads);
+    const double additions = 2.0 * double(rows_ * width_) * double(splits.size()) / double(heads);
     distribute<T>(executor, heads, additions, width_, [&](Index head, T* sum) {
-      const Index first = first_part[std::size_t(head)], last = first_part[std::size_t(head) + 1];
-      merge(rows_of(head), results.get() + first * part_size_, last - first, sum);
+      const Span own = splits.of(head);
+      merge(rows_of_head(pass_.problem, head), results.get() + own.first * part_size_, own.size(), sum);
     });
   }
 
  private:
-  static constexpr Index split = 512;        // keys of a part
+  static constexpr Index split = 512;        // keys of a split
   static constexpr Index step = mask::word;  // keys of a tile
   static constexpr Index piece = 16;         // keys between two looks ahead
   // Keys and values of so many bytes come from memory in any case and are asked for early; fewer may come from a cache,
   // where asking costs more than it gains.
   static constexpr double cache_size = 64 << 20;
-
-  struct Part {
-    Index head;  // batch * kv_heads + kv_head
-    Span keys;
-  };
-
-  TileRows rows_of(Index head) const {
-    const Index kv_head = head % kv_heads_, group = pass_.problem.group;
-    return {head / kv_heads_, kv_head, kv_head * group, group, {0, pass_.problem.q.length}};
-  }
 
   // A part leaves behind the weighted sum of values [rows x width], its totals [rows] and references [rows].
   T* totals(T* part) const { return part + rows_ * width_; }
@@ -79,8 +55,8 @@ class OverSplits {
            whole_lines<T>(normalizer::SoftmaxRows<T>::size(rows_));
   }
 
-  void attend_part(const Part& part, T* memory, T* result) const {
-    const TileRows rows = rows_of(part.head);
+  void attend_split(const Split& part, T* memory, T* result) const {
+    const TileRows rows = rows_of_head(pass_.problem, part.head);
     Carve<T> carve(memory);
     T* const q = carve(rows_ * depth_);
     T* const scores = carve(rows_ * step);
@@ -189,7 +165,7 @@ class OverSplits {
   }
 
   const Pass<T, Source, Mask, Scores>& pass_;
-  const Index kv_heads_, rows_, depth_, width_, part_size_;
+  const Index rows_, depth_, width_, part_size_;
   const bool look_ahead_;
 };
 
