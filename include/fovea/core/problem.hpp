@@ -64,21 +64,13 @@ auto output_view(X& out) {
   }
 }
 
-}  // namespace detail
-
-// Views of the arrays of an attention call, or an ArgumentError in the name of `where`.
-template <class Q, class K, class V, class Out>
-auto make_problem(const char* where, const Q& q, const K& k, const V& v, Out&& out) {
-  const auto queries = view(q);
-  const auto keys = view(k);
-  const auto values = view(v);
-  const auto result = detail::output_view(out);
+// The problem of views whose types fit, or an ArgumentError in the name of `where`.
+template <class T, class Out>
+Problem<T> checked_problem(const char* where, const View<const T>& queries, const View<const T>& keys,
+                           const View<const T>& values, Out&& out) {
+  const auto result = output_view(out);
   using Result = std::remove_pointer_t<decltype(result.data)>;
-  using T = std::remove_const_t<std::remove_pointer_t<decltype(queries.data)>>;
-  using Key = std::remove_const_t<std::remove_pointer_t<decltype(keys.data)>>;
-  using Value = std::remove_const_t<std::remove_pointer_t<decltype(values.data)>>;
   static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>, "fovea: queries must be float or double");
-  static_assert(std::is_same_v<T, Key> && std::is_same_v<T, Value>, "fovea: q, k and v must have the same scalar type");
   static_assert(!std::is_const_v<Result>, "fovea: the output must not be const");
   static_assert(std::is_same_v<T, std::remove_const_t<Result>>, "fovea: the output must have the scalar type of q");
 
@@ -103,7 +95,7 @@ auto make_problem(const char* where, const Q& q, const K& k, const V& v, Out&& o
   check(result.dim == values.dim, where, "out must have the width of v, wanted ", values.dim, ", got ", result.dim);
 
   Problem<T> problem{queries, keys, values, result, {}, keys.heads == 0 ? 1 : queries.heads / keys.heads, where};
-  if constexpr (detail::has_log_sum<detail::Bare<Out>>) {
+  if constexpr (has_log_sum<Bare<Out>>) {
     const auto sums = row_values(out.log_sum);
     static_assert(std::is_same_v<T, std::remove_pointer_t<decltype(sums.data)>>,
                   "fovea: log_sum must have the scalar type of q and must not be const");
@@ -114,6 +106,21 @@ auto make_problem(const char* where, const Q& q, const K& k, const V& v, Out&& o
           queries.length, "], got [", s.batch, ", ", s.heads, ", ", s.length, "]");
   }
   return problem;
+}
+
+}  // namespace detail
+
+// Views of the arrays of an attention call, or an ArgumentError in the name of `where`.
+template <class Q, class K, class V, class Out>
+auto make_problem(const char* where, const Q& q, const K& k, const V& v, Out&& out) {
+  const auto queries = view(q);
+  const auto keys = view(k);
+  const auto values = view(v);
+  using T = std::remove_const_t<std::remove_pointer_t<decltype(queries.data)>>;
+  using Key = std::remove_const_t<std::remove_pointer_t<decltype(keys.data)>>;
+  using Value = std::remove_const_t<std::remove_pointer_t<decltype(values.data)>>;
+  static_assert(std::is_same_v<T, Key> && std::is_same_v<T, Value>, "fovea: q, k and v must have the same scalar type");
+  return detail::checked_problem<T>(where, queries, keys, values, out);
 }
 
 }  // namespace fovea::inline FOVEA_ISA

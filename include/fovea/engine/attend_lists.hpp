@@ -42,7 +42,7 @@ class ListRows {
   void score(const TileRows& rows, Index first, Index last, const T* q, const Key* list, Index n, T* scores) const {
     if (n == 0) return;
     const Index columns = simd::whole<T>(n);
-    const auto k = pass_.source.keys(rows.batch, rows.kv_head, {0, pass_.source.length()});
+    const auto k = pass_.source.keys(rows.batch, rows.kv_head, {0, pass_.shape.keys});
     simd::dot_listed(last - first, q, depth_, n, list, k.data, k.stride, pass_.source.key_dim(), scores, columns);
     rows.each(first, last, [&](Index r, Row at) { finish(at, list, n, scores + (r - first) * columns); });
   }
@@ -72,7 +72,7 @@ class ListRows {
   void write(Row at, const Key* list, Index n, const T* weights, T total, T reference, const Scratch& scratch) const {
     std::fill(scratch.sum, scratch.sum + width_, T(0));
     if (n > 0) {
-      const auto v = pass_.source.values(at.batch, at.head / pass_.problem.group, {0, pass_.source.length()});
+      const auto v = pass_.source.values(at.batch, at.head / pass_.problem.group, {0, pass_.shape.keys});
       simd::add_listed(n, weights, list, v.data, v.stride, pass_.source.value_dim(), scratch.sum);
     }
     pass_.write_row(at, scratch.sum, total, reference);
@@ -165,7 +165,8 @@ void attend_lists(const Problem<T>& problem, const Recipe<Mask, Scores>& recipe,
   using Bound = std::remove_const_t<decltype(mask)>;
   using BoundScores = std::remove_const_t<decltype(scores)>;
   const Source source{problem.k, problem.v};
-  const Pass<T, Source, Bound, BoundScores> pass(problem, source, recipe.normalizer, mask, scores, !Scores::empty);
+  const Pass<T, Source, Bound, BoundScores> pass(problem, shape, source, recipe.normalizer, mask, scores,
+                                                 !Scores::empty);
   OverLists(pass, lists).run(executor);
 }
 

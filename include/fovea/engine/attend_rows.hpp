@@ -172,7 +172,7 @@ template <class T, class Source, class Mask, class Scores>
 class RowsOverTiles {
  public:
   RowsOverTiles(const Pass<T, Source, Mask, Scores>& pass, const select::TopK& choice, KeySlots* slots, Index workers)
-      : pass_(pass), slots_(slots), choices_(pass, choice, pass.source.length()) {
+      : pass_(pass), slots_(slots), choices_(pass, choice, pass.shape.keys) {
     const Index group = pass.problem.group, kv_heads = pass.problem.q.batch * pass.problem.q.heads / group;
     const Index of_query =
         (group / choices_.rows_of_one() * choices_.size_of_one() + group * (choices_.depth() + step));
@@ -187,7 +187,7 @@ class RowsOverTiles {
   void run(const Exec& executor) const {
     const auto& q = pass_.problem.q;
     const Index group = pass_.problem.group, kv_heads = q.heads / group, tiles = (q.length + queries_ - 1) / queries_;
-    const double flops = 2.0 * double(rows_) * double(pass_.source.length()) * double(pass_.source.key_dim());
+    const double flops = 2.0 * double(rows_) * double(pass_.shape.keys) * double(pass_.source.key_dim());
     const Index padded = simd::whole_rows(rows_), dim = pass_.source.key_dim();
     const Index size = whole_lines<T>(padded * choices_.depth()) + whole_lines<T>(dim * step) +
                        whole_lines<T>(step * dim) + whole_lines<T>(padded * step) +
@@ -218,7 +218,7 @@ class RowsOverTiles {
     whole.begin(padded);
     const Index bands = (rows.count() + band - 1) / band;
     each_tile(
-        pass_.mask, rows.region(0, rows.count(), {0, pass_.source.length()}), step,
+        pass_.mask, rows.region(0, rows.count(), {0, pass_.shape.keys}), step,
         [&](const KeyTile& tile, const KeyTile* next) {
           const Index columns = simd::whole<T>(tile.size());
           lay_out_keys(rows, tile, columns, keys, gathered);
@@ -264,17 +264,8 @@ class RowsOverTiles {
   }
 
   void lay_out_keys(const TileRows& rows, const KeyTile& tile, Index columns, T* keys, T* gathered) const {
-    const Index dim = pass_.source.key_dim();
-    if (tile.runs() == 1) {
-      const auto k = pass_.source.keys(rows.batch, rows.kv_head, tile.first_run());
-      simd::transpose(tile.size(), dim, k.data, k.stride, keys, columns);
-      return;
-    }
-    tile.each_run([&](Index column, Span run) {
-      const auto k = pass_.source.keys(rows.batch, rows.kv_head, run);
-      for (Index j = 0; j < run.size(); ++j) simd::copy(gathered + (column + j) * dim, k[j], dim);
-    });
-    simd::transpose(tile.size(), dim, gathered, dim, keys, columns);
+    const auto k = pass_.key_rows(rows, tile, gathered);
+    simd::transpose(tile.size(), k.dim, k.data, k.stride, keys, columns);
   }
 
   // Scores of one band, in pieces of the depth so that no chain of additions is long.
@@ -303,20 +294,22 @@ class RowsOverSplits {
       : pass_(pass),
         slots_(slots),
         rows_(pass.problem.q.length * pass.problem.group),
-        of_split_(pass, choice, std::min(split, pass.source.length())),
-        of_all_(pass, choice, pass.source.length()),
+        of_split_(pass, choice, std::min(split, pass.shape.keys)),
+        of_all_(pass, choice, pass.shape.keys),
         selectors_(rows_ / of_all_.rows_of_one()) {}
 
   template <class Exec>
   void run(const Exec& executor) const {
-    const Splits splits(pass_.problem, pass_.mask, pass_.source.length(), split);
+    const auto& q = pass_.problem.q;
+    const Splits splits(
+        executor, q.batch, q.heads / pass_.problem.group, split, [&](Index) -> const auto& { return pass_; });
     Results results(splits.size(), selectors_, of_split_.most(), rows_);
     const Index depth = of_all_.depth(), state = normalizer::SoftmaxRows<T>::size(rows_);
     const double flops = 2.0 * double(rows_) * double(split) * double(depth);
     const Index size = whole_lines<T>(rows_ * depth) + whole_lines<T>(rows_ * step) + whole_lines<T>(state) +
                        of_split_.scratch_size(rows_);
     distribute<T>(executor, splits.size(), flops, size,
-                  [&](Index item, T* memory) { choose(splits.all[std::size_t(item)], item, memory, results); });
+                  [&](Index item, T* memory) { choose(splits[item], item, memory, results); });
     distribute<T>(
         executor, splits.heads(), 1e5, whole_lines<T>(rows_ * depth) + of_all_.scratch_size(rows_),
         [&](Index head, T* memory) { finish(rows_of_head(pass_.problem, head), splits.of(head), memory, results); });
@@ -374,8 +367,8 @@ class RowsOverSplits {
       tile.each_run([&](Index column, Span keys) {
         const auto k = pass_.source.keys(rows.batch, rows.kv_head, keys);
         for (Index j = 0; j < keys.size(); j += piece) {
-          const Index soon = std::min(keys.first + j + step, pass_.source.length());
-          pass_.prefetch_keys(rows, {soon, std::min(soon + piece, pass_.source.length())});
+          const Index soon = std::min(keys.first + j + step, pass_.shape.keys);
+          pass_.prefetch_keys(rows, {soon, std::min(soon + piece, pass_.shape.keys)});
           simd::dot_rows(rows_, q, depth, std::min(piece, keys.size() - j), k[j], k.stride, pass_.source.key_dim(),
                          scores + column + j, columns);
         }
@@ -440,7 +433,8 @@ void attend_rows(const Problem<T>& problem, const Recipe<Mask, Scores>& recipe, 
     using Bound = std::remove_const_t<decltype(mask)>;
     using BoundScores = std::remove_const_t<decltype(scores)>;
     const Source source{problem.k, problem.v};
-    const Pass<T, Source, Bound, BoundScores> pass(problem, source, recipe.normalizer, mask, scores, !Scores::empty);
+    const Pass<T, Source, Bound, BoundScores> pass(problem, shape, source, recipe.normalizer, mask, scores,
+                                                   !Scores::empty);
     KeySlots* const to = slots ? &*slots : nullptr;
     if (few_queries(shape.queries, problem.group)) {
       RowsOverSplits(pass, choice, to).run(executor);

@@ -187,8 +187,8 @@ class ByKeyBlock {
     const auto scores = softmax_.scores.template bind<T>(part.where, part.shape());
     const Source source{part.k, part.v};
     const Pass<T, Source, std::remove_const_t<decltype(bound)>, std::remove_const_t<decltype(scores)>> pass(
-        part, source, softmax_.normalizer, bound, scores, false);
-    OverTiles(pass, 1).run(exec::Serial());
+        part, part.shape(), source, softmax_.normalizer, bound, scores, false);
+    OverTiles(pass, {0, part.q.batch}, 1).run(exec::Serial());
   }
 
   // Adds row r of the last part to the result of query i.

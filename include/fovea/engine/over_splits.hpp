@@ -12,39 +12,47 @@ namespace fovea::inline FOVEA_ISA::engine {
 template <class T, class Source, class Mask, class Scores>
 class OverSplits {
  public:
-  explicit OverSplits(const Pass<T, Source, Mask, Scores>& pass)
-      : pass_(pass),
-        rows_(pass.problem.q.length * pass.problem.group),
-        depth_(simd::whole<T>(pass.source.key_dim())),
-        width_(simd::whole<T>(pass.source.value_dim())),
+  using OnePass = Pass<T, Source, Mask, Scores>;
+
+  // One pass for all sequences, or one for each.
+  explicit OverSplits(const Several<OnePass>& passes)
+      : passes_(passes),
+        problem_(passes[0].problem),
+        source_(passes[0].source),
+        rows_(problem_.q.length * problem_.group),
+        depth_(simd::whole<T>(source_.key_dim())),
+        width_(simd::whole<T>(source_.value_dim())),
         part_size_(whole_lines<T>(rows_ * (width_ + 2))),
-        look_ahead_(double(pass.problem.k.batch * pass.problem.k.heads) * double(pass.source.length()) *
-                        double(pass.source.key_dim() + pass.source.value_dim()) * double(sizeof(T)) >
+        look_ahead_(double(problem_.k.batch * problem_.k.heads) * double(source_.longest()) *
+                        double(source_.key_dim() + source_.value_dim()) * double(sizeof(T)) >
                     cache_size) {}
 
   template <class Exec>
   void run(const Exec& executor) const {
-    const Splits splits(pass_.problem, pass_.mask, pass_.source.length(), split);
+    const Splits splits(executor, problem_.q.batch, problem_.q.heads / problem_.group, split,
+                        [&](Index batch) -> const OnePass& { return pass_of(batch); });
     const Index heads = splits.heads();
-    const auto results = allocate_scratch<T>(std::max<Index>(splits.size() * part_size_, 1));
+    const auto results = allocate_scratch<T>(executor, std::max<Index>(splits.size() * part_size_, 1));
     const double flops = 2.0 * double(rows_) * double(split) * double(depth_ + width_);
     distribute<T>(executor, splits.size(), flops, scratch_size(), [&](Index item, T* memory) {
-      attend_split(splits.all[std::size_t(item)], memory, results.get() + item * part_size_);
+      attend_split(splits[item], memory, results.get() + item * part_size_);
     });
     const double additions = 2.0 * double(rows_ * width_) * double(splits.size()) / double(heads);
     distribute<T>(executor, heads, additions, width_, [&](Index head, T* sum) {
       const Span own = splits.of(head);
-      merge(rows_of_head(pass_.problem, head), results.get() + own.first * part_size_, own.size(), sum);
+      const TileRows rows = rows_of_head(problem_, head);
+      merge(pass_of(rows.batch), rows, results.get() + own.first * part_size_, own.size(), sum);
     });
   }
 
  private:
   static constexpr Index split = 512;        // keys of a split
   static constexpr Index step = mask::word;  // keys of a tile
-  static constexpr Index piece = 16;         // keys between two looks ahead
   // Keys and values of so many bytes come from memory in any case and are asked for early; fewer may come from a cache,
   // where asking costs more than it gains.
   static constexpr double cache_size = 64 << 20;
+
+  const OnePass& pass_of(Index batch) const { return passes_[passes_.size() == 1 ? 0 : batch]; }
 
   // A part leaves behind the weighted sum of values [rows x width], its totals [rows] and references [rows].
   T* totals(T* part) const { return part + rows_ * width_; }
@@ -52,57 +60,65 @@ class OverSplits {
 
   Index scratch_size() const {
     return whole_lines<T>(rows_ * depth_) + 2 * whole_lines<T>(rows_ * step) + whole_lines<T>(step * width_) +
-           whole_lines<T>(normalizer::SoftmaxRows<T>::size(rows_));
+           whole_lines<T>(width_) + whole_lines<T>(normalizer::SoftmaxRows<T>::size(rows_)) +
+           whole_lines<T>(source_.template scratch_size<T>(rows_));
   }
 
   void attend_split(const Split& part, T* memory, T* result) const {
-    const TileRows rows = rows_of_head(pass_.problem, part.head);
+    const TileRows rows = rows_of_head(problem_, part.head);
+    const OnePass& pass = pass_of(rows.batch);
     Carve<T> carve(memory);
     T* const q = carve(rows_ * depth_);
     T* const scores = carve(rows_ * step);
     T* const kept_scores = carve(rows_ * step);
     T* const values = carve(step * width_);
-    normalizer::SoftmaxRows<T> state(pass_.power_unit(), carve(normalizer::SoftmaxRows<T>::size(rows_)), rows_);
-    pass_.load_queries(rows, q, depth_);
+    T* const row = carve(width_);
+    normalizer::SoftmaxRows<T> state(pass.power_unit(), carve(normalizer::SoftmaxRows<T>::size(rows_)), rows_);
+    T* const scratch = carve(source_.template scratch_size<T>(rows_));
+    pass.load_queries(rows, q, depth_);
     std::fill(result, result + rows_ * width_, T(0));
     state.begin(rows_);
-    const auto keys_soon = [&](Span soon) __attribute__((always_inline)) { pass_.prefetch_keys(rows, soon); };
-    const auto values_soon = [&](Span soon) __attribute__((always_inline)) { pass_.prefetch_values(rows, soon); };
-    each_tile(pass_.mask, rows.region(0, rows_, part.keys), step, [&](const KeyTile& tile, const KeyTile* next) {
+    const auto keys_soon = [&](Span soon) __attribute__((always_inline)) { pass.prefetch_keys(rows, soon); };
+    const auto values_soon = [&](Span soon) __attribute__((always_inline)) { pass.prefetch_values(rows, soon); };
+    each_tile(pass.mask, rows.region(0, rows_, part.keys), step, [&](const KeyTile& tile, const KeyTile* next) {
       const Index count = tile.size(), columns = simd::whole<T>(count);
       tile.each_run([&](Index column, Span keys) {
-        const auto k = pass_.source.keys(rows.batch, rows.kv_head, keys);
-        for (Index j = 0; j < keys.size(); j += piece) {
-          if (look_ahead_) ahead(tile, next, column + j, keys_soon);
-          simd::dot_rows(rows_, q, depth_, std::min(piece, keys.size() - j), k[j], k.stride, pass_.source.key_dim(),
-                         scores + column + j, columns);
-        }
+        pass.each_keys(rows, keys, [&](Span some, const auto& k) {
+          const Index at = column + some.first - keys.first;
+          each_piece(
+              k, some.size(), [&](Index j, Index n) __attribute__((always_inline)) {
+                if (look_ahead_) ahead(pass, tile, next, at + j, n, keys_soon);
+                k.score(rows_, q, depth_, j, n, scores + at + j, columns, scratch);
+              });
+        });
       });
-      if (pass_.modified || !tile.full() || columns != count) {
-        const auto seen = [&](Index, Row at) { return tile.seen(pass_.mask, at); };
-        pass_.finish_scores(rows, 0, rows_, tile, 0, count, tile.full(), seen, scores, columns);
+      if (pass.modified || !tile.full() || columns != count) {
+        const auto seen = [&](Index, Row at) { return tile.seen(pass.mask, at); };
+        pass.finish_scores(rows, 0, rows_, tile, 0, count, tile.full(), seen, scores, columns);
       }
       bool spoiled = false;
-      if (pass_.careful(tile.full())) {
-        tile.each_run([&](Index, Span keys) {
-          spoiled = spoiled || !pass_.finite(pass_.source.values(rows.batch, rows.kv_head, keys), keys.size());
-        });
-      }
+      if (pass.careful(tile.full()))
+        tile.each_run([&](Index, Span keys) { spoiled = spoiled || !pass.finite(rows, keys); });
       if (spoiled) [[unlikely]]
         std::copy_n(scores, rows_ * columns, kept_scores);
       const T* shrink = state.absorb(0, rows_, scores, columns, columns) ? state.shrink : nullptr;
-      const bool in_place = !spoiled && width_ == pass_.source.value_dim();
       tile.each_run([&](Index column, Span keys) {
-        const auto v = pass_.source.values(rows.batch, rows.kv_head, keys);
-        if (!in_place) pass_.load_values(v, keys.size(), spoiled, values, width_);
-        for (Index j = 0; j < keys.size(); j += piece) {
-          if (look_ahead_) ahead(tile, next, column + j, values_soon);
-          add_values(std::min(piece, keys.size() - j), scores + column + j, columns,
-                     in_place ? v[j] : values + j * width_, in_place ? v.stride : width_, result, shrink);
-          shrink = nullptr;
-        }
-        if (spoiled) [[unlikely]]
-          pass_.add_spoiled(rows_, keys.size(), v, kept_scores + column, scores + column, columns, result, width_);
+        pass.each_values(rows, keys, [&](Span some, const auto& v) {
+          const Index at = column + some.first - keys.first;
+          const auto add = [&](const auto& run) {
+            each_piece(
+                run, some.size(), [&](Index j, Index n) __attribute__((always_inline)) {
+                  if (look_ahead_) ahead(pass, tile, next, at + j, n, values_soon);
+                  run.add(rows_, j, n, scores + at + j, columns, result, width_, shrink, scratch);
+                  shrink = nullptr;
+                });
+          };
+          if (!spoiled && v.whole(width_)) return add(v);
+          pass.load_values(v, some.size(), spoiled, values, width_);
+          add(kv::Rows<T>{values, width_, width_});
+          if (spoiled) [[unlikely]]
+            pass.add_spoiled(rows_, some.size(), v, kept_scores + at, scores + at, columns, result, width_, row);
+        });
       });
     });
     for (Index r = 0; r < rows_; ++r) {
@@ -111,41 +127,28 @@ class OverSplits {
     }
   }
 
-  // Calls f(keys) for the keys of the next tile in the place of the `piece` keys from `column` on: what memory should
-  // be busy with meanwhile. Behind the last tile of a part the keys that follow in memory are taken for it.
+  // Calls f(first, count) for the pieces of a run.
+  template <class Run, class F>
+  [[gnu::always_inline]] static void each_piece(const Run& run, Index size, F&& f) {
+    for (Index j = 0; j < size; j += run.piece) f(j, std::min(run.piece, size - j));
+  }
+
+  // Calls f(keys) for the keys of the next tile in the place of the `count` keys from `column` on: what memory should
+  // be busy with meanwhile. Behind the last tile of a part the keys that follow are taken for it.
   template <class F>
-  [[gnu::always_inline]] void ahead(const KeyTile& tile, const KeyTile* next, Index column, F&& f) const {
+  [[gnu::always_inline]] void ahead(const OnePass& pass, const KeyTile& tile, const KeyTile* next, Index column,
+                                    Index count, F&& f) const {
     if (next != nullptr) {
       const auto run = [&](Index, Span keys) __attribute__((always_inline)) { f(keys); };
-      next->each_run(column, std::min(column + piece, next->size()), run);
+      next->each_run(column, std::min(column + count, next->size()), run);
     } else {
-      const Index first = std::min(tile.last_key() + 1 + column, pass_.source.length());
-      f(Span{first, std::min(first + piece, pass_.source.length())});
+      const Index first = std::min(tile.last_key() + 1 + column, pass.shape.keys);
+      f(Span{first, std::min(first + count, pass.shape.keys)});
     }
   }
 
-  // out [rows x width] = shrink out + weights v, shrink being one where it is null.
-  void add_values(Index keys, const T* weights, Index columns, const T* v, Index stride, T* out,
-                  const T* shrink) const {
-    Index r = 0;
-    const auto run = [&](auto some) {
-      constexpr int count = decltype(some)::value;
-      const T* const a = weights + r * columns;
-      T* const c = out + r * width_;
-      if (shrink != nullptr) {
-        simd::multiply_rows<count, simd::Onto::shrunk_sum>(width_, keys, a, columns, v, stride, c, width_, shrink + r);
-      } else {
-        simd::multiply_rows<count, simd::Onto::sum>(width_, keys, a, columns, v, stride, c, width_);
-      }
-      r += count;
-    };
-    while (rows_ - r >= 4) run(std::integral_constant<int, 4>{});
-    while (rows_ - r >= 2) run(std::integral_constant<int, 2>{});
-    if (r < rows_) run(std::integral_constant<int, 1>{});
-  }
-
   // Adds the parts of one kv head up, in order, and writes its rows.
-  void merge(const TileRows& rows, T* parts, Index count, T* sum) const {
+  void merge(const OnePass& pass, const TileRows& rows, T* parts, Index count, T* sum) const {
     rows.each(0, rows_, [&](Index r, Row at) {
       T reference = -simd::infinity<T>, total = T(0);
       for (Index s = 0; s < count; ++s) {
@@ -156,15 +159,17 @@ class OverSplits {
       for (Index s = 0; s < count; ++s) {
         T* const part = parts + s * part_size_;
         if (totals(part)[r] == T(0)) continue;
-        const T weight = std::exp(pass_.natural_unit() * (references(part)[r] - reference));
+        const T weight = std::exp(pass.natural_unit() * (references(part)[r] - reference));
         total += weight * totals(part)[r];
         simd::add_scaled(sum, weight, part + r * width_, width_);
       }
-      pass_.write_row(at, sum, total, reference);
+      pass.write_row(at, sum, total, reference);
     });
   }
 
-  const Pass<T, Source, Mask, Scores>& pass_;
+  const Several<OnePass>& passes_;
+  const Problem<T>& problem_;
+  const Source& source_;
   const Index rows_, depth_, width_, part_size_;
   const bool look_ahead_;
 };

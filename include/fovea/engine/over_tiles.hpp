@@ -61,35 +61,45 @@ struct TilePlan {
   Index scratch_size() const {
     return whole_lines<T>(rows * key_dim) + whole_lines<T>(rows * width) + whole_lines<T>(key_dim * step) +
            whole_lines<T>(step * width) + 2 * whole_lines<T>(simd::tile_rows * step) +
-           whole_lines<T>(normalizer::SoftmaxRows<T>::size(rows)) + (gathers ? whole_lines<T>(step * key_dim) : 0);
+           whole_lines<T>(normalizer::SoftmaxRows<T>::size(rows)) + whole_lines<T>(step * key_dim) +
+           whole_lines<T>(width);
   }
 };
 
 template <class T, class Source, class Mask, class Scores>
 class OverTiles {
  public:
-  OverTiles(const Pass<T, Source, Mask, Scores>& pass, Index workers)
+  // For some sequences, of one shape.
+  OverTiles(const Pass<T, Source, Mask, Scores>& pass, Span batches, Index workers)
       : pass_(pass),
+        batches_(batches),
         group_(mask::grain_of(pass.mask).by_head ? 1 : pass.problem.group),
-        plan_(pass.problem.shape(), pass.source.key_dim(), pass.source.value_dim(), group_,
-              tiles_for(workers, pass.problem.q.batch * pass.problem.q.heads / group_), mask::grain_of(pass.mask),
+        plan_(pass.shape, pass.source.key_dim(), pass.source.value_dim(), group_,
+              tiles_for(workers, batches.size() * pass.problem.q.heads / group_), mask::grain_of(pass.mask),
               mask::Lists<Mask>) {}
 
   template <class Exec>
   void run(const Exec& executor) const {
     const auto& q = pass_.problem.q;
-    const Index kv_heads = q.heads / pass_.problem.group, all = q.batch * kv_heads;
-    if (!shares_keys()) return attend_heads({0, all}, nullptr, executor);
+    const Index kv_heads = q.heads / pass_.problem.group;
+    const Span all{batches_.first * kv_heads, batches_.last * kv_heads};
+    if (!shares_keys()) return attend_heads(all, nullptr, executor);
     // As many kv heads at a time as have room; the results do not depend on it.
-    const Index keys = pass_.source.length(), panel_bytes = keys * plan_.key_dim * Index(sizeof(T));
-    const Index some = std::clamp<Index>(panel_budget / panel_bytes, 1, all);
-    const Panels<T> panels(some, keys, plan_.key_dim, plan_.step);
-    for (Index first = 0; first < all; first += some) {
-      const Span heads{first, std::min(first + some, all)};
+    const Index keys = pass_.shape.keys, panel_bytes = keys * plan_.key_dim * Index(sizeof(T));
+    const Index some = std::clamp<Index>(panel_budget / panel_bytes, 1, all.size());
+    const Panels<T> panels(executor, some, keys, plan_.key_dim, plan_.step);
+    for (Index first = all.first; first < all.last; first += some) {
+      const Span heads{first, std::min(first + some, all.last)};
       const double moves = 4.0 * double(plan_.step) * double(plan_.key_dim);
-      distribute<T>(executor, heads.size() * panels.tiles(), moves, 0, [&](Index item, T*) {
-        const Index head = item / panels.tiles(), n = first + head;
-        panels.fill(pass_.source, n / kv_heads, n % kv_heads, head, item % panels.tiles());
+      const Index items = heads.size() * panels.tiles();
+      distribute<T>(executor, items, moves, plan_.step * plan_.key_dim, [&](Index item, T* gathered) {
+        const Index head = item / panels.tiles(), n = first + head, place = item % panels.tiles();
+        KeyTile tile;
+        tile.clear();
+        tile.add(panels.tokens(place), true);
+        const auto k = pass_.key_rows({n / kv_heads, n % kv_heads, 0, 1, {}}, tile, gathered);
+        simd::transpose(tile.size(), plan_.key_dim, k.data, k.stride, panels.panel(head, place),
+                        simd::whole<T>(tile.size()));
       });
       attend_heads(heads, &panels, executor);
     }
@@ -115,13 +125,13 @@ class OverTiles {
   // Whether enough tiles of queries read a tile of keys, one in the middle, for it to be laid out once for all.
   bool shares_keys() const {
     constexpr Index enough = 4;
-    const Index keys = pass_.source.length(), groups = pass_.problem.group / group_;
+    const Index keys = pass_.shape.keys, groups = pass_.problem.group / group_;
     if (tiles() * groups < enough || keys == 0) return false;
     const Index middle = keys / 2 / plan_.step * plan_.step;
     const Span tile{middle, std::min(middle + plan_.step, keys)};
     Index readers = 0;
     const auto cover = [&](Index first, Index last) {
-      return pass_.mask.cover({0, {0, group_}, queries({first, last}), tile});
+      return pass_.mask.cover({batches_.first, {0, group_}, queries({first, last}), tile});
     };
     visit_pieces(0, tiles(), cover, [&](Index, bool) { ++readers; });
     return readers * groups >= enough;
@@ -132,8 +142,7 @@ class OverTiles {
   void attend_heads(Span heads, const Panels<T>* panels, const Exec& executor) const {
     const auto& problem = pass_.problem;
     const Index kv_heads = problem.q.heads / problem.group, groups = problem.group / group_;
-    const double flops =
-        2.0 * double(plan_.rows) * double(pass_.source.length()) * double(plan_.key_dim + plan_.value_dim);
+    const double flops = 2.0 * double(plan_.rows) * double(pass_.shape.keys) * double(plan_.key_dim + plan_.value_dim);
     distribute<T>(executor, heads.size() * groups * tiles(), flops, plan_.scratch_size(), [&](Index item, T* memory) {
       // The last queries first: under a causal mask they have most to do.
       const Index t = tiles() - 1 - item % tiles(), n = item / tiles(), place = n / groups;
@@ -146,7 +155,7 @@ class OverTiles {
   struct Scratch {
     const Panels<T>* panels;  // null, or where the keys of this kv head lie as columns
     Index place;              // of the kv head among the panels
-    T *q, *out, *keys, *values, *scores, *kept_scores, *gathered;
+    T *q, *out, *keys, *values, *scores, *kept_scores, *gathered, *row;
     normalizer::SoftmaxRows<T> state;
   };
 
@@ -158,17 +167,25 @@ class OverTiles {
     T* const values = carve(plan_.step * plan_.width);
     T* const scores = carve(band * plan_.step);
     T* const kept_scores = carve(band * plan_.step);
-    T* const gathered = plan_.gathers ? carve(plan_.step * plan_.key_dim) : nullptr;
-    Scratch scratch{panels,   place,
-                    q,        out,
-                    keys,     values,
-                    scores,   kept_scores,
-                    gathered, {pass_.power_unit(), carve(normalizer::SoftmaxRows<T>::size(plan_.rows)), plan_.rows}};
+    T* const gathered = carve(plan_.step * plan_.key_dim);
+    T* const row = carve(plan_.width);
+    T* const state = carve(normalizer::SoftmaxRows<T>::size(plan_.rows));
+    Scratch scratch{panels,
+                    place,
+                    q,
+                    out,
+                    keys,
+                    values,
+                    scores,
+                    kept_scores,
+                    gathered,
+                    row,
+                    {pass_.power_unit(), state, plan_.rows}};
     const Index padded = simd::whole_rows(rows.count());
     std::fill(out, out + padded * plan_.width, T(0));
     scratch.state.begin(padded);
     bool begun = false;
-    each_tile(pass_.mask, rows.region(0, rows.count(), {0, pass_.source.length()}), plan_.step,
+    each_tile(pass_.mask, rows.region(0, rows.count(), {0, pass_.shape.keys}), plan_.step,
               [&](const KeyTile& keys_of_tile, const KeyTile* next) {
                 if (!begun) {
                   ask(rows, keys_of_tile, 0, keys_of_tile.size(), scratch);
@@ -245,32 +262,29 @@ class OverTiles {
 
   // The keys of a tile as columns.
   void lay_out_keys(const TileRows& rows, const KeyTile& tile, Index columns, Scratch& scratch) const {
-    if (tile.runs() == 1) {
-      const auto k = pass_.source.keys(rows.batch, rows.kv_head, tile.first_run());
-      simd::transpose(tile.size(), plan_.key_dim, k.data, k.stride, scratch.keys, columns);
-      return;
-    }
-    tile.each_run([&](Index column, Span keys) {
-      const auto k = pass_.source.keys(rows.batch, rows.kv_head, keys);
-      for (Index j = 0; j < keys.size(); ++j)
-        simd::copy(scratch.gathered + (column + j) * plan_.key_dim, k[j], plan_.key_dim);
-    });
-    simd::transpose(tile.size(), plan_.key_dim, scratch.gathered, plan_.key_dim, scratch.keys, columns);
+    const auto k = pass_.key_rows(rows, tile, scratch.gathered);
+    simd::transpose(tile.size(), plan_.key_dim, k.data, k.stride, scratch.keys, columns);
   }
 
   // The values of a tile as rows: where they lie when they lie well, else as load_values leaves them.
   const T* values_of(const TileRows& rows, const KeyTile& tile, Index columns, Scratch& scratch, bool& spoiled) const {
     const bool careful = pass_.careful(tile.full());
-    if (tile.runs() == 1) {
-      const auto v = pass_.source.values(rows.batch, rows.kv_head, tile.first_run());
-      if (columns == tile.size() && lies_well(v) && !(careful && !pass_.finite(v, tile.size()))) return v.data;
-    }
+    const T* in_place = nullptr;
     tile.each_run([&](Index column, Span keys) {
-      const auto v = pass_.source.values(rows.batch, rows.kv_head, keys);
-      const bool left_out =
-          pass_.load_values(v, keys.size(), careful, scratch.values + column * plan_.width, plan_.width);
-      spoiled = spoiled || left_out;
+      pass_.each_values(rows, keys, [&](Span part, const auto& v) {
+        if constexpr (std::is_same_v<decltype(v), const kv::Rows<T>&>) {
+          if (part.size() == tile.size() && columns == tile.size() && lies_well(v) &&
+              !(careful && !v.finite(0, part.size()))) {
+            in_place = v.data;
+            return;
+          }
+        }
+        T* const to = scratch.values + (column + part.first - keys.first) * plan_.width;
+        const bool left_out = pass_.load_values(v, part.size(), careful, to, plan_.width);
+        spoiled = spoiled || left_out;
+      });
     });
+    if (in_place != nullptr) return in_place;
     std::fill(scratch.values + tile.size() * plan_.width, scratch.values + columns * plan_.width, T(0));
     return scratch.values;
   }
@@ -321,9 +335,11 @@ class OverTiles {
     }
     if (spoiled) [[unlikely]] {
       tile.each_run(skip, skip + count, [&](Index column, Span keys) {
-        const auto v = pass_.source.values(rows.batch, rows.kv_head, keys);
-        pass_.add_spoiled(std::min(band, rows.count() - first), keys.size(), v, scratch.kept_scores + (column - skip),
-                          scratch.scores + (column - skip), columns, out, plan_.width);
+        pass_.each_values(rows, keys, [&](Span part, const auto& v) {
+          const Index at = column - skip + part.first - keys.first;
+          pass_.add_spoiled(std::min(band, rows.count() - first), part.size(), v, scratch.kept_scores + at,
+                            scratch.scores + at, columns, out, plan_.width, scratch.row);
+        });
       });
     }
   }
@@ -349,6 +365,7 @@ class OverTiles {
   }
 
   const Pass<T, Source, Mask, Scores>& pass_;
+  const Span batches_;
   const Index group_;  // heads of a tile
   const TilePlan<T> plan_;
 };

@@ -11,23 +11,18 @@ namespace fovea::inline FOVEA_ISA::engine {
 template <class T>
 class Panels {
  public:
-  Panels(Index heads, Index keys, Index dim, Index step)
+  template <exec::Executor Exec>
+  Panels(const Exec& executor, Index heads, Index keys, Index dim, Index step)
       : keys_(keys),
         dim_(dim),
         step_(step),
         tiles_((keys + step - 1) / step),
-        memory_(allocate_scratch<T>(std::max<Index>(heads * tiles_ * dim * step, 1))) {}
+        memory_(allocate_scratch<T>(executor, std::max<Index>(heads * tiles_ * dim * step, 1))) {}
 
   Index tiles() const { return tiles_; }
   T* panel(Index head, Index tile) const { return memory_.get() + (head * tiles_ + tile) * dim_ * step_; }
 
-  // Lays out a tile of the kv head of `source` that has the place `head` here.
-  template <class Source>
-  void fill(const Source& source, Index batch, Index kv_head, Index head, Index tile) const {
-    const Span span{tile * step_, std::min((tile + 1) * step_, keys_)};
-    const auto k = source.keys(batch, kv_head, span);
-    simd::transpose(span.size(), dim_, k.data, k.stride, panel(head, tile), simd::whole<T>(span.size()));
-  }
+  Span tokens(Index tile) const { return {tile * step_, std::min((tile + 1) * step_, keys_)}; }
 
   // The panel that holds exactly the keys of a tile, or null.
   const T* find(Index head, const KeyTile& tile) const {

@@ -13,20 +13,23 @@
 
 namespace fovea::inline FOVEA_ISA::engine {
 
-// One call: its arrays, and the parts of its recipe bound to its shape.
+// One call, or one sequence of it: its arrays, and the parts of its recipe bound to its shape. Where lengths differ,
+// shape.keys is that of the sequence. k and v of the problem are there for their extents; they are read by the source.
 template <class T, class Source, class Mask, class Scores>
 class Pass {
  public:
   const Problem<T>& problem;
+  const Shape shape;
   const Source& source;
   const normalizer::Softmax& softmax;
   const Mask& mask;
   const Scores& scores;
   const bool modified;  // whether there are score modifiers, which want scores in natural units
 
-  Pass(const Problem<T>& the_problem, const Source& the_source, const normalizer::Softmax& the_softmax,
-       const Mask& the_mask, const Scores& the_scores, bool are_modified)
+  Pass(const Problem<T>& the_problem, const Shape& the_shape, const Source& the_source,
+       const normalizer::Softmax& the_softmax, const Mask& the_mask, const Scores& the_scores, bool are_modified)
       : problem(the_problem),
+        shape(the_shape),
         source(the_source),
         softmax(the_softmax),
         mask(the_mask),
@@ -47,20 +50,48 @@ class Pass {
     });
   }
 
+  // Calls f(part, run) for the runs of keys, or of values, that hold a span of tokens.
+  template <class F>
+  [[gnu::always_inline]] void each_keys(const TileRows& rows, Span span, F&& f) const {
+    source.each_keys(rows.batch, rows.kv_head, span, f);
+  }
+  template <class F>
+  [[gnu::always_inline]] void each_values(const TileRows& rows, Span span, F&& f) const {
+    source.each_values(rows.batch, rows.kv_head, span, f);
+  }
+
   // Asks for keys or values, so that they are near when their turn comes. (Always inlined: g++ takes a function that
   // does nothing else for one without effect and drops its calls.)
   [[gnu::always_inline]] void prefetch_keys(const TileRows& rows, Span span) const {
-    const auto k = source.keys(rows.batch, rows.kv_head, span);
-    for (Index j = 0; j < span.size(); ++j) prefetch(k[j], source.key_dim());
+    each_keys(
+        rows, span, [](Span part, const auto& run) __attribute__((always_inline)) { run.prefetch(0, part.size()); });
   }
   [[gnu::always_inline]] void prefetch_values(const TileRows& rows, Span span) const {
-    const auto v = source.values(rows.batch, rows.kv_head, span);
-    for (Index j = 0; j < span.size(); ++j) prefetch(v[j], source.value_dim());
+    each_values(
+        rows, span, [](Span part, const auto& run) __attribute__((always_inline)) { run.prefetch(0, part.size()); });
   }
 
   [[gnu::always_inline]] static void prefetch(const T* row, Index dim) {
     constexpr Index line = Index(scratch_alignment / sizeof(T));
     for (Index d = 0; d < dim; d += line) __builtin_prefetch(row + d, 0, 2);
+  }
+
+  // The keys of a tile as rows of T: where they are, if they lie in one stretch, else read into `gathered`.
+  kv::Rows<T> key_rows(const TileRows& rows, const KeyTile& tile, T* gathered) const {
+    const Index dim = source.key_dim();
+    kv::Rows<T> found{gathered, dim, dim};
+    tile.each_run([&](Index column, Span keys) {
+      each_keys(rows, keys, [&](Span part, const auto& k) {
+        if constexpr (std::is_same_v<decltype(k), const kv::Rows<T>&>) {
+          if (part.size() == tile.size()) {
+            found = k;
+            return;
+          }
+        }
+        k.read(0, part.size(), gathered + (column + part.first - keys.first) * dim, dim);
+      });
+    });
+    return found;
   }
 
   // Finishes rows [first, last) of scores against `count` keys of a tile from column `skip` on, `columns` apart: score
@@ -90,24 +121,22 @@ class Pass {
   // Then an infinity or NaN among the values must not meet a weight of zero.
   bool careful(bool full) const { return !full || modified; }
 
-  // Whether `count` rows of values have neither infinity nor NaN.
-  bool finite(const kv::Rows<T>& v, Index count) const {
-    const Index dim = source.value_dim();
-    if (v.stride == dim) return simd::all_finite(v.data, count * dim);
-    for (Index j = 0; j < count; ++j) {
-      if (!simd::all_finite(v[j], dim)) return false;
-    }
-    return true;
+  // Whether the values of a span have neither infinity nor NaN.
+  bool finite(const TileRows& rows, Span span) const {
+    bool all = true;
+    each_values(rows, span, [&](Span part, const auto& v) { all = all && v.finite(0, part.size()); });
+    return all;
   }
 
   // Values as aligned rows of `width` elements, zero behind theirs. When `leave_out`, rows with an infinity or NaN are
   // left out (zero) and true is returned: they are for add_spoiled.
-  bool load_values(const kv::Rows<T>& v, Index count, bool leave_out, T* values, Index width) const {
+  template <class Run>
+  bool load_values(const Run& v, Index count, bool leave_out, T* values, Index width) const {
     bool spoiled = false;
     const Index dim = source.value_dim();
+    v.read(0, count, values, width);
     for (Index j = 0; j < count; ++j) {
       T* const row = values + j * width;
-      simd::copy(row, v[j], dim);
       for (Index e = dim; e < width; ++e) row[e] = T(0);
       if (leave_out && !simd::all_finite(row, dim)) {
         std::memset(row, 0, std::size_t(dim) * sizeof(T));
@@ -118,14 +147,16 @@ class Pass {
   }
 
   // Adds the values that load_values left out to those of `rows` rows that see them: whose finished score is not
-  // -infinity. Scores and weights are `columns` apart, out is `width` apart.
-  [[gnu::noinline]] void add_spoiled(Index rows, Index count, const kv::Rows<T>& v, const T* finished, const T* weights,
-                                     Index columns, T* out, Index width) const {
+  // -infinity. Scores and weights are `columns` apart, out is `width` apart; `row` has room for one token.
+  template <class Run>
+  [[gnu::noinline]] void add_spoiled(Index rows, Index count, const Run& v, const T* finished, const T* weights,
+                                     Index columns, T* out, Index width, T* row) const {
     for (Index j = 0; j < count; ++j) {
-      if (simd::all_finite(v[j], source.value_dim())) continue;
+      if (v.finite(j, 1)) continue;
+      v.read(j, 1, row, width);
       for (Index r = 0; r < rows; ++r) {
         if (finished[r * columns + j] != -simd::infinity<T>)
-          simd::add_scaled(out + r * width, weights[r * columns + j], v[j], source.value_dim());
+          simd::add_scaled(out + r * width, weights[r * columns + j], row, source.value_dim());
       }
     }
   }

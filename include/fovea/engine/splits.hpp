@@ -1,11 +1,10 @@
 // Keys cut into splits of a fixed length, for calls with so few queries that there is nothing else to share out.
 #pragma once
 
-#include <vector>
-
 #include <fovea/core/problem.hpp>
 #include <fovea/engine/rows.hpp>
 #include <fovea/engine/visit.hpp>
+#include <fovea/engine/work.hpp>
 
 namespace fovea::inline FOVEA_ISA::engine {
 
@@ -26,25 +25,35 @@ struct Split {
 
 // The splits of which a mask shows anything, head by head; they begin at multiples of their length, which does not
 // follow the number of workers.
-struct Splits {
-  std::vector<Split> all{};
-  std::vector<Index> begin{0};  // of each (batch, kv head), and one past the last
-
-  template <class T, mask::BoundMask M>
-  Splits(const Problem<T>& problem, const M& mask, Index keys, Index length) {
-    const Index heads = problem.q.batch * (problem.q.heads / problem.group);
-    for (Index head = 0; head < heads; ++head) {
-      const TileRows rows = rows_of_head(problem, head);
-      visit_tiles(mask, rows.region(0, rows.count(), {0, keys}), length, [&](Span span, bool) {
-        all.push_back({head, span});
+class Splits {
+ public:
+  // For passes that may differ from sequence to sequence: pass_of(batch).
+  template <class Exec, class PassOf>
+  Splits(const Exec& executor, Index batch, Index kv_heads, Index length, PassOf&& pass_of)
+      : heads_(batch * kv_heads), begin_(allocate_scratch<Index>(executor, heads_ + 1)) {
+    Index most = 0;
+    for (Index b = 0; b < batch; ++b) most += kv_heads * ((pass_of(b).shape.keys + length - 1) / length);
+    all_ = allocate_scratch<Split>(executor, std::max<Index>(most, 1));
+    begin_[0] = 0;
+    for (Index head = 0; head < heads_; ++head) {
+      const auto& pass = pass_of(head / kv_heads);
+      const TileRows rows = rows_of_head(pass.problem, head);
+      visit_tiles(pass.mask, rows.region(0, rows.count(), {0, pass.shape.keys}), length, [&](Span span, bool) {
+        all_[std::size_t(size_++)] = {head, span};
       });
-      begin.push_back(Index(all.size()));
+      begin_[std::size_t(head + 1)] = size_;
     }
   }
 
-  Index size() const { return Index(all.size()); }
-  Index heads() const { return Index(begin.size()) - 1; }
-  Span of(Index head) const { return {begin[std::size_t(head)], begin[std::size_t(head) + 1]}; }
+  Index size() const { return size_; }
+  Index heads() const { return heads_; }
+  const Split& operator[](Index i) const { return all_[std::size_t(i)]; }
+  Span of(Index head) const { return {begin_[std::size_t(head)], begin_[std::size_t(head) + 1]}; }
+
+ private:
+  Index heads_, size_ = 0;
+  std::unique_ptr<Index[], FreeScratch> begin_;
+  std::unique_ptr<Split[], FreeScratch> all_{};
 };
 
 }  // namespace fovea::inline FOVEA_ISA::engine

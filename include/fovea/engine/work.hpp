@@ -7,14 +7,17 @@
 #include <memory>
 #include <new>
 
-#include <fovea/exec/executor.hpp>
+#include <fovea/exec/workspace.hpp>
 
 namespace fovea::inline FOVEA_ISA::engine {
 
-inline constexpr std::size_t scratch_alignment = 64;
-
 struct FreeScratch {
-  void operator()(void* p) const { ::operator delete(p, std::align_val_t(scratch_alignment)); }
+  Workspace* workspace = nullptr;  // where the memory goes back to, or null
+
+  void operator()(void* p) const {
+    if (workspace != nullptr) return workspace->give(p);
+    ::operator delete(p, std::align_val_t(scratch_alignment));
+  }
 };
 
 // n uninitialised elements on a cache line of their own.
@@ -22,6 +25,17 @@ template <class T>
 std::unique_ptr<T[], FreeScratch> allocate_scratch(Index n) {
   return std::unique_ptr<T[], FreeScratch>(
       static_cast<T*>(::operator new(std::size_t(n) * sizeof(T), std::align_val_t(scratch_alignment))));
+}
+
+// The same from the workspace of the executor, if it has one.
+template <class T, exec::Executor Exec>
+std::unique_ptr<T[], FreeScratch> allocate_scratch(const Exec& executor, Index n) {
+  if constexpr (requires { executor.workspace(); }) {
+    Workspace& workspace = executor.workspace();
+    return {static_cast<T*>(workspace.take(std::size_t(n) * sizeof(T))), FreeScratch{&workspace}};
+  } else {
+    return allocate_scratch<T>(n);
+  }
 }
 
 // n rounded up to whole cache lines.
@@ -47,6 +61,34 @@ class Carve {
   T* next_;
 };
 
+// Objects made one behind the other in scratch memory.
+template <class X>
+class Several {
+ public:
+  template <exec::Executor Exec>
+  Several(const Exec& executor, Index most) : memory_(allocate_scratch<Place>(executor, std::max<Index>(most, 1))) {}
+  Several(const Several&) = delete;
+  Several& operator=(const Several&) = delete;
+  ~Several() {
+    while (size_ > 0) std::destroy_at(&(*this)[--size_]);
+  }
+
+  template <class... Parts>
+  void add(Parts&&... parts) {
+    new (&memory_[std::size_t(size_)]) X(std::forward<Parts>(parts)...);
+    ++size_;
+  }
+  Index size() const { return size_; }
+  X& operator[](Index i) const { return *std::launder(reinterpret_cast<X*>(&memory_[std::size_t(i)])); }
+
+ private:
+  struct Place {
+    alignas(X) std::byte bytes[sizeof(X)];
+  };
+  std::unique_ptr<Place[], FreeScratch> memory_;
+  Index size_ = 0;
+};
+
 // What a further worker must find to do: waking a thread costs some microseconds.
 inline constexpr double worthwhile_flops = 1e6;
 
@@ -58,7 +100,7 @@ void distribute(const Exec& executor, Index items, double flops, Index scratch_s
   const double share = std::min(flops * double(items) / worthwhile_flops, double(items));
   const Index workers = std::clamp<Index>(Index(share), 1, std::max<Index>(exec::concurrency(executor), 1));
   const Index stride = whole_lines<T>(scratch_size);
-  const auto scratch = allocate_scratch<T>(workers * stride);
+  const auto scratch = allocate_scratch<T>(executor, workers * stride);
   std::atomic<Index> next{0};
   executor.parallel_for(workers, flops * double(items) / double(workers), [&](Index begin, Index end) {
     for (Index worker = begin; worker < end; ++worker) {

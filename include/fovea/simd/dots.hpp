@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include <fovea/simd/ops.hpp>
+#include <fovea/simd/widen.hpp>
 
 namespace fovea::inline FOVEA_ISA::simd {
 
@@ -17,8 +17,8 @@ inline constexpr Index dot_queries = lanes<T> >= 16  ? 4
                                                      : 1;
 
 // The products of `queries` queries with lanes / queries keys, query by query in the lanes of the result.
-template <class T, int queries>
-[[gnu::always_inline]] inline Native<T, int(lanes<T>)> dot_block(const T* q, Index q_stride, const T* const* key,
+template <class T, int queries, class S>
+[[gnu::always_inline]] inline Native<T, int(lanes<T>)> dot_block(const T* q, Index q_stride, const S* const* key,
                                                                  Index dim) {
   constexpr int keys = int(lanes<T>) / queries;
   Pack<T> sum[queries * keys];
@@ -36,20 +36,20 @@ template <class T, int queries>
     }
   };
   const Index full = dim / lanes<T> * lanes<T>;
-  for (Index d = 0; d < full; d += lanes<T>) step(d, [](const T* p) { return load(p); });
-  if (full < dim) step(full, [&](const T* p) { return load_some(p, dim - full); });
+  for (Index d = 0; d < full; d += lanes<T>) step(d, [](const S* p) { return load_as<T>(p); });
+  if (full < dim) step(full, [&](const S* p) { return load_some_as<T>(p, dim - full); });
   Native<T, int(lanes<T>)> product[queries * keys];
 #pragma GCC unroll 16
   for (int i = 0; i < queries * keys; ++i) product[i] = native(sum[i]);
   return sum_each<T, int(lanes<T>)>(product);
 }
 
-template <class T, int queries>
-inline void dot_queries_with_rows(const T* q, Index q_stride, Index count, const T* k, Index k_stride, Index dim,
+template <class T, int queries, class S>
+inline void dot_queries_with_rows(const T* q, Index q_stride, Index count, const S* k, Index k_stride, Index dim,
                                   T* scores, Index scores_stride) {
   constexpr Index keys = lanes<T> / queries;
   for (Index j = 0; j < count; j += keys) {
-    const T* key[std::size_t(keys)];
+    const S* key[std::size_t(keys)];
     for (Index i = 0; i < keys; ++i) key[i] = k + std::min(j + i, count - 1) * k_stride;
     const auto product = dot_block<T, queries>(q, q_stride, key, dim);
     for (Index i = 0; i < queries; ++i)
@@ -60,10 +60,10 @@ inline void dot_queries_with_rows(const T* q, Index q_stride, Index count, const
 
 }  // namespace detail
 
-// scores[i][j] = q_i . k_j for `queries` queries and `count` rows of `dim` elements. Queries are whole vectors, zero
-// behind dim.
-template <class T>
-inline void dot_rows(Index queries, const T* q, Index q_stride, Index count, const T* k, Index k_stride, Index dim,
+// scores[i][j] = q_i . k_j for `queries` queries and `count` rows of `dim` elements, stored as S. Queries are whole
+// vectors, zero behind dim.
+template <class T, class S>
+inline void dot_rows(Index queries, const T* q, Index q_stride, Index count, const S* k, Index k_stride, Index dim,
                      T* scores, Index scores_stride) {
   Index i = 0;
   const auto run = [&](auto some) {

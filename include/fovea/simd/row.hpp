@@ -2,6 +2,7 @@
 #pragma once
 
 #include <fovea/simd/math.hpp>
+#include <fovea/simd/widen.hpp>
 
 namespace fovea::inline FOVEA_ISA::simd {
 
@@ -101,16 +102,17 @@ inline void hide(T* x, Index n, std::uint64_t seen) {
 }
 
 // Whether every element is a finite number.
-template <class T>
-inline bool all_finite(const T* x, Index n) {
+template <class S>
+inline bool all_finite(const S* x, Index n) {
+  using T = std::conditional_t<std::is_same_v<S, double>, double, float>;
   // The sums stay zero unless an infinity or NaN, times zero, joins them.
   Pack<T> none[4] = {Pack<T>(T(0)), Pack<T>(T(0)), Pack<T>(T(0)), Pack<T>(T(0))};
   Index j = 0;
   for (; j + 4 * lanes<T> <= n; j += 4 * lanes<T>) {
-    for (Index i = 0; i < 4; ++i) none[i] = fma(load(x + j + i * lanes<T>), Pack<T>(T(0)), none[i]);
+    for (Index i = 0; i < 4; ++i) none[i] = fma(load_as<T>(x + j + i * lanes<T>), Pack<T>(T(0)), none[i]);
   }
-  for (; j + lanes<T> <= n; j += lanes<T>) none[0] = fma(load(x + j), Pack<T>(T(0)), none[0]);
-  if (j < n) none[1] = fma(load_some(x + j, n - j), Pack<T>(T(0)), none[1]);
+  for (; j + lanes<T> <= n; j += lanes<T>) none[0] = fma(load_as<T>(x + j), Pack<T>(T(0)), none[0]);
+  if (j < n) none[1] = fma(load_some_as<T>(x + j, n - j), Pack<T>(T(0)), none[1]);
   return sum_of_lanes<T>((none[0] + none[1]) + (none[2] + none[3])) == T(0);
 }
 

@@ -7,7 +7,7 @@
 // small, and a result does not depend on how rows and columns are cut into tiles.
 #pragma once
 
-#include <fovea/simd/ops.hpp>
+#include <fovea/simd/widen.hpp>
 
 namespace fovea::inline FOVEA_ISA::simd {
 
@@ -23,8 +23,8 @@ enum class Onto { nothing, sum, shrunk_sum };
 
 namespace detail {
 
-template <int rows, int vectors, Onto onto, class T>
-inline void register_tile(Index depth, const T* a, Index lda, const T* b, Index ldb, T* c, Index ldc, const T* shrink) {
+template <int rows, int vectors, Onto onto, class T, class S>
+inline void register_tile(Index depth, const T* a, Index lda, const S* b, Index ldb, T* c, Index ldc, const T* shrink) {
   Pack<T> sum[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i) {
@@ -35,7 +35,7 @@ inline void register_tile(Index depth, const T* a, Index lda, const T* b, Index 
   for (Index k = 0; k < depth; ++k) {
     Pack<T> row[vectors];
 #pragma GCC unroll 16
-    for (int j = 0; j < vectors; ++j) row[j] = load(b + k * ldb + j * lanes<T>);
+    for (int j = 0; j < vectors; ++j) row[j] = load_as<T>(b + k * ldb + j * lanes<T>);
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i) {
       const Pack<T> x(a[i * lda + k]);
@@ -61,10 +61,10 @@ inline void register_tile(Index depth, const T* a, Index lda, const T* b, Index 
 
 }  // namespace detail
 
-// One band of `rows` rows; columns is a whole number of vectors. shrink (rows numbers) is read for Onto::shrunk_sum
-// alone.
-template <int rows, Onto onto, class T>
-inline void multiply_rows(Index columns, Index depth, const T* a, Index lda, const T* b, Index ldb, T* c, Index ldc,
+// One band of `rows` rows; columns is a whole number of vectors; B is stored as S. shrink (rows numbers) is read for
+// Onto::shrunk_sum alone.
+template <int rows, Onto onto, class T, class S>
+inline void multiply_rows(Index columns, Index depth, const T* a, Index lda, const S* b, Index ldb, T* c, Index ldc,
                           const T* shrink = nullptr) {
   constexpr Index most = tile_vectors * lanes<T>;
   Index j = 0;

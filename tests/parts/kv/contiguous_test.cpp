@@ -8,7 +8,7 @@ using fovea::Index;
 TEST_CASE("a contiguous source says how much it holds", "[parts][kv]") {
   float memory[1] = {};
   const fovea::kv::Contiguous<float> source{fovea::view(memory, {2, 3, 11, 5}), fovea::view(memory, {2, 3, 11, 7})};
-  CHECK(source.length() == 11);
+  CHECK(source.length(0) == 11);
   CHECK(source.key_dim() == 5);
   CHECK(source.value_dim() == 7);
 }
