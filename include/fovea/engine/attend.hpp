@@ -60,7 +60,7 @@ void attend(const Problem<T>& problem, const Source& source, const Recipe<Mask, 
     passes.add(problem, own, source, recipe.normalizer, masks[b], scores[b], !Scores::empty);
   }
   if (shape.batch == 0 || shape.heads == 0 || shape.queries == 0) return;
-  if (few_queries(shape.queries, problem.group)) return OverSplits(passes).run(executor);
+  if (few_queries(shape.queries, problem.group) && !recipe.tiles_only) return OverSplits(passes).run(executor);
   for (Index b = 0; b < number; ++b)
     OverTiles(passes[b], alike ? Span{0, shape.batch} : Span{b, b + 1}, exec::concurrency(executor)).run(executor);
 }

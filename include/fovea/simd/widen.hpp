@@ -26,7 +26,8 @@ template <int count>
 template <int count>
 [[gnu::always_inline]] inline Native<float, count> float_of(Native<std::uint16_t, count> x, Eigen::half) {
 #if defined(__AVX512F__)
-  if constexpr (count == 16) return same_bits<Native<float, 16>>(_mm512_cvtph_ps(same_bits<__m256i>(x)));
+  if constexpr (count == 16)
+    return same_bits<Native<float, 16>>(_mm512_maskz_cvtph_ps(__mmask16(-1), same_bits<__m256i>(x)));
 #endif
 #if defined(__F16C__)
   if constexpr (count == 8) return same_bits<Native<float, 8>>(_mm256_cvtph_ps(same_bits<__m128i>(x)));
