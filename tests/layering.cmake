@@ -10,16 +10,18 @@
 #   simd        core, xsimd
 #   parts       core, exec, simd; other parts only of a lower rank
 #   engine      core, exec, simd, parts
-#   a method    core, exec, parts, engine
+#   cache       core, exec, simd, parts
+#   a method    core, exec, parts, engine, cache
 cmake_minimum_required(VERSION 3.24)
 
-set(rooms core exec simd parts engine)
+set(rooms core exec simd parts engine cache)
 set(uses_core core)
 set(uses_exec core exec)
 set(uses_simd core simd)
 set(uses_parts core exec simd)
 set(uses_engine core exec simd parts engine)
-set(uses_method core exec parts engine)
+set(uses_cache core exec simd parts cache)
+set(uses_method core exec parts engine cache)
 
 # Parts of rank 0 are leaves.
 set(rank_combine 1)
@@ -144,6 +146,10 @@ set(bad
     "parts/mask/causal.hpp xsimd/xsimd.hpp"
     "engine/attend.hpp fovea/dense/scaled_dot_product.hpp"
     "engine/attend.hpp xsimd/xsimd.hpp"
+    "engine/attend.hpp fovea/cache/contiguous.hpp"
+    "parts/mask/causal.hpp fovea/cache/contiguous.hpp"
+    "cache/contiguous.hpp fovea/engine/attend.hpp"
+    "cache/contiguous.hpp fovea/dense/scaled_dot_product.hpp"
     "dense/scaled_dot_product.hpp fovea/simd/ops.hpp"
     "dense/scaled_dot_product.hpp fovea/window/sliding_window.hpp"
     "dense/scaled_dot_product.hpp fovea/dense/other.hpp"
@@ -158,7 +164,10 @@ set(good
     "parts/select/top_k.hpp fovea/parts/schedule/table.hpp"
     "parts/mask/window.hpp fovea/parts/mask/causal.hpp"
     "engine/attend.hpp fovea/simd/ops.hpp"
+    "cache/contiguous.hpp fovea/parts/mask/causal.hpp"
+    "cache/contiguous.hpp fovea/cache/paged.hpp"
     "dense/scaled_dot_product.hpp fovea/engine/attend.hpp"
+    "dense/scaled_dot_product.hpp fovea/cache/contiguous.hpp"
     "dense/scaled_dot_product.hpp fovea/parts/mask/causal.hpp")
 
 set(failures "")
