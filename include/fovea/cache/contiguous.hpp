@@ -14,6 +14,7 @@
 #include <utility>
 
 #include <fovea/cache/appended.hpp>
+#include <fovea/cache/file.hpp>
 #include <fovea/cache/memory.hpp>
 #include <fovea/cache/side.hpp>
 
@@ -92,9 +93,8 @@ class Contiguous {
     if (more == 0) return;
     if (more > capacity_ - length_)
       move_to(std::max({length_ + more, std::min(2 * capacity_, most_tokens()), Index{16}}), *this);
-    const Places places = places_in(memory_, capacity_);
-    keys_.append(places.k, keys, length_);
-    values_.append(places.v, values, length_);
+    keys_.append(places().k, keys, length_);
+    values_.append(places().v, values, length_);
     length_ += more;
   }
 
@@ -104,9 +104,8 @@ class Contiguous {
     constexpr auto where = "fovea::cache::Contiguous::truncate";
     check(tokens >= 0 && tokens <= length_, where, "the tokens that stay must be between 0 and ", length_, ", got ",
           tokens);
-    const Places places = places_in(memory_, capacity_);
-    keys_.truncate(places.k, length_, tokens);
-    values_.truncate(places.v, length_, tokens);
+    keys_.truncate(places().k, length_, tokens);
+    values_.truncate(places().v, length_, tokens);
     length_ = tokens;
   }
   void clear() { truncate(0); }
@@ -118,18 +117,46 @@ class Contiguous {
     return Contiguous(*this);
   }
 
+  // Writes the sequence (docs/cache_format.md). Throws FormatError when the stream fails.
+  void save(std::ostream& to) const {
+    constexpr auto where = "fovea::cache::Contiguous::save";
+    check_whole(where);
+    detail::write_sequence(where, to, detail::file_header<K, V>(options_), keys_, values_, places(), length_);
+  }
+  // Reads what a cache of the same types, heads, widths and groups has written, Contiguous or Paged, and takes it in
+  // place of what was there. Memory is taken as tokens arrive, whatever the file promises. Throws FormatError, and
+  // leaves the cache as it was, when the file is not such a one or when the cache may not grow and has no room for it.
+  void load(std::istream& from) {
+    constexpr auto where = "fovea::cache::Contiguous::load";
+    check_whole(where);
+    ContiguousOptions options = options_;
+    options.reserve = capacity_;
+    Contiguous fresh(options);
+    Index written = 0;
+    const auto begin = [&](Index length) {
+      detail::check_file(options_.may_grow || length <= capacity_, where, "the cache may not grow, it has room for ",
+                         capacity_, " tokens, the file has ", length);
+    };
+    const auto make_room = [&](Index tokens) {
+      if (tokens > fresh.capacity_) fresh.move_to(std::max(tokens, 2 * fresh.capacity_), fresh, written, written);
+      written = tokens;
+      return fresh.places();
+    };
+    const Index length = detail::read_sequence(where, from, detail::file_header<K, V>(options_), fresh.keys_,
+                                               fresh.values_, begin, make_room);
+    if (length > fresh.capacity_) fresh.move_to(length, fresh, written, written);
+    fresh.length_ = length;
+    fresh.options_ = options_;
+    swap(fresh);
+  }
+
   // What the engine reads (parts/kv/contiguous.hpp).
   kv::Stored<Keys, Values> source() const {
-    const Places places = places_in(memory_, capacity_);
-    return {keys_.tokens(places.k, length_), values_.tokens(places.v, length_), options_.kv_heads};
+    return {keys_.tokens(places().k, length_), values_.tokens(places().v, length_), options_.kv_heads};
   }
 
  private:
   static constexpr auto name = "fovea::cache::Contiguous";
-
-  struct Places {
-    Place k, v;
-  };
 
   Contiguous(const Contiguous& other)
       : options_(other.options_), keys_(other.keys_), values_(other.values_), length_(other.length_) {
@@ -163,13 +190,18 @@ class Contiguous {
             {memory.address(), capacity, options_.kv_heads * key_bytes, value_bytes}};
   }
 
-  // Takes a memory for at least so many tokens and copies what `other`, itself or one like it, has in its own.
+  Places places() const { return places_in(memory_, capacity_); }
+
+  // Takes a memory for at least so many tokens and copies what `other`, itself or one like it, has written in its own.
   void move_to(Index tokens, const Contiguous& other) {
+    move_to(tokens, other, keys_.format().settled(length_), values_.format().settled(length_));
+  }
+  void move_to(Index tokens, const Contiguous& other, Index keys, Index values) {
     const Index capacity = (tokens + block() - 1) / block() * block();
     Memory memory(bytes(capacity));
-    const Places from = places_in(other.memory_, other.capacity_), to = places_in(memory, capacity);
-    keys_.copy(from.k, to.k, length_);
-    values_.copy(from.v, to.v, length_);
+    const Places from = other.places(), to = places_in(memory, capacity);
+    keys_.copy(from.k, to.k, keys);
+    values_.copy(from.v, to.v, values);
     std::swap(memory_, memory);
     capacity_ = capacity;
   }

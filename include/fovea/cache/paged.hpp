@@ -26,6 +26,7 @@
 #include <vector>
 
 #include <fovea/cache/appended.hpp>
+#include <fovea/cache/file.hpp>
 #include <fovea/cache/memory.hpp>
 #include <fovea/cache/side.hpp>
 
@@ -245,8 +246,8 @@ class Paged {
     values_.check_storable(where, "v", values);
     if (keys.length == 0) return;
     make_pages(where, length_ + keys.length);
-    keys_.append(key_place(), keys, length_);
-    values_.append(value_place(), values, length_);
+    keys_.append(places().k, keys, length_);
+    values_.append(places().v, values, length_);
     length_ += keys.length;
   }
 
@@ -258,8 +259,8 @@ class Paged {
     check_whole(where);
     check(tokens >= 0 && tokens <= length_, where, "the tokens that stay must be between 0 and ", length_, ", got ",
           tokens);
-    keys_.truncate(key_place(), length_, tokens);
-    values_.truncate(value_place(), length_, tokens);
+    keys_.truncate(places().k, length_, tokens);
+    values_.truncate(places().v, length_, tokens);
     length_ = tokens;
     keep_pages(pages_for(tokens));
   }
@@ -275,8 +276,8 @@ class Paged {
     Paged other(pool_);
     other.keys_ = keys_;
     other.values_ = values_;
-    other.keys_.truncate(key_place(), length_, tokens);
-    other.values_.truncate(value_place(), length_, tokens);
+    other.keys_.truncate(places().k, length_, tokens);
+    other.values_.truncate(places().v, length_, tokens);
     const Index pages = pages_for(tokens);
     other.reserve_table(pages);
     for (Index p = 0; p < pages; ++p) other.share(numbers_[std::size_t(p)]);
@@ -284,10 +285,41 @@ class Paged {
     return other;
   }
 
+  // Writes the sequence (docs/cache_format.md). Throws FormatError when the stream fails.
+  void save(std::ostream& to) const {
+    constexpr auto where = "fovea::cache::Paged::save";
+    check_whole(where);
+    detail::write_sequence(where, to, detail::file_header<K, V>(pool_.options_), keys_, values_, places(), length_);
+  }
+  // Reads what a cache of the same types, heads, widths and groups has written, Contiguous or Paged, and takes it in
+  // place of what was there. Pages are taken as tokens arrive, whatever the file promises. Throws FormatError, and
+  // leaves the sequence as it was, when the file is not such a one or when there are too few free pages in a pool that
+  // may not grow (the old ones are in use until the end).
+  void load(std::istream& from) {
+    constexpr auto where = "fovea::cache::Paged::load";
+    check_whole(where);
+    Paged fresh(pool_);
+    const auto begin = [&](Index length) {
+      const Index wanted = pages_for(length), free = pool_.free_pages();
+      detail::check_file(pool_.options_.may_grow || wanted <= free, where, "the pool may not grow, it has ", free,
+                         " free pages, wanted ", wanted);
+    };
+    const auto make_room = [&](Index tokens) {
+      const Index pages = (tokens + page() - 1) / page();
+      fresh.reserve_table(pages);
+      pool_.pages_->provide(where, pages - Index(fresh.numbers_.size()));
+      while (Index(fresh.numbers_.size()) < pages) fresh.add(pool_.pages_->take());
+      return fresh.places();
+    };
+    fresh.length_ = detail::read_sequence(where, from, detail::file_header<K, V>(pool_.options_), fresh.keys_,
+                                          fresh.values_, begin, make_room);
+    swap(fresh);
+  }
+
   // What the engine reads (parts/kv/contiguous.hpp).
   kv::Stored<Keys, Values> source() const {
     check_whole("fovea::cache::Paged::source");
-    return {keys_.tokens(key_place(), length_), values_.tokens(value_place(), length_), pool_.options_.kv_heads};
+    return {keys_.tokens(places().k, length_), values_.tokens(places().v, length_), pool_.options_.kv_heads};
   }
 
  private:
@@ -310,10 +342,10 @@ class Paged {
     const Index written = std::max(keys_.format().settled(length), values_.format().settled(length));
     return (written + page() - 1) / page();
   }
-  Place key_place() const { return {addresses_.data(), page(), 0, keys_.format().bytes(page())}; }
-  Place value_place() const {
-    return {addresses_.data(), page(), pool_.options_.kv_heads * keys_.format().bytes(page()),
-            values_.format().bytes(page())};
+  Places places() const {
+    const Index key_bytes = keys_.format().bytes(page()), value_bytes = values_.format().bytes(page());
+    return {{addresses_.data(), page(), 0, key_bytes},
+            {addresses_.data(), page(), pool_.options_.kv_heads * key_bytes, value_bytes}};
   }
 
   // Pages for what follows up to `length` tokens: new ones, and copies of those that are shared and will be written.

@@ -25,6 +25,10 @@ struct Place {
   Index head_bytes = 0;
 };
 
+struct Places {
+  Place k, v;
+};
+
 template <class Format>
 class Side {
  public:
@@ -33,16 +37,22 @@ class Side {
 
   const Format& format() const { return format_; }
 
+  // Whether the format can store the numbers of a token.
+  template <class T>
+  bool is_storable(const T* row) const {
+    bool fits = true;
+    if constexpr (Format::late) {
+      for (Index d = 0; d < format_.dim; ++d) fits = fits && std::fabs(row[d]) <= T(Format::largest);
+    }
+    return fits;
+  }
   // Refuses numbers that the format cannot store.
   template <class T>
   void check_storable(const char* where, const char* name, const View<const T>& rows) const {
     if constexpr (Format::late) {
       for (Index h = 0; h < rows.heads; ++h) {
         for (Index i = 0; i < rows.length; ++i) {
-          const T* const row = rows.row(0, h, i);
-          bool fits = true;
-          for (Index d = 0; d < rows.dim; ++d) fits = fits && std::fabs(row[d]) <= T(Format::largest);
-          check(fits, where, name, " must be finite and at most ", double(Format::largest),
+          check(is_storable(rows.row(0, h, i)), where, name, " must be finite and at most ", double(Format::largest),
                 " in magnitude to be stored in this format, token ", i, " of head ", h, " is not");
         }
       }
@@ -75,11 +85,24 @@ class Side {
     }
   }
 
-  // What is written of `length` tokens, from one place of one page to another one.
-  void copy(const Place& from, const Place& to, Index length) const {
-    const Index block = format_.block(), bytes = format_.bytes((format_.settled(length) + block - 1) / block * block);
+  // The first `written` tokens, from one place of one page to another one.
+  void copy(const Place& from, const Place& to, Index written) const {
+    const auto bytes = std::size_t(format_.packed(whole_blocks(written)));
     if (bytes == 0) return;
-    for (Index h = 0; h < heads_; ++h) std::memcpy(stretch(to, h, 0), stretch(from, h, 0), std::size_t(bytes));
+    for (Index h = 0; h < heads_; ++h) std::memcpy(stretch(to, h, 0), stretch(from, h, 0), bytes);
+  }
+
+  // f(bytes, size, tokens) for what is written of `tokens`, which begin with a block: head by head, a piece for each
+  // page, whole blocks of which the last one may hold less.
+  template <class F>
+  void each_piece(const Place& place, Span tokens, F&& f) const {
+    for (Index h = 0; h < heads_; ++h) {
+      for (Index t = tokens.first; t < tokens.last;) {
+        const Index in_page = t % place.page, some = std::min(tokens.last - t, place.page - in_page);
+        f(stretch(place, h, t) + format_.packed(in_page), format_.packed(whole_blocks(some)), some);
+        t += some;
+      }
+    }
   }
 
   // Of `length` tokens the first `left` stay. To be called while the pages are still there.
@@ -88,7 +111,7 @@ class Side {
       const Index waiting = format_.settled(left);
       if (waiting >= held_) return;
       const Span lost{waiting, std::min(held_, left)};
-      const auto all = tokens(place, length);
+      const auto all = stored(place, format_.settled(length));
       for (Index h = 0; h < heads_; ++h) {
         all.each_run(h, lost, [&](Span part, const auto& run) {
           for (Index t = part.first; t < part.last; ++t) run.read(t - part.first, 1, recent(h, t), format_.dim);
@@ -98,13 +121,23 @@ class Side {
     }
   }
 
+  // What the engine reads of `length` tokens.
   kv::Tokens<Format> tokens(const Place& place, Index length) const {
-    return {format_, place.pages,    place.page, place.offset, place.head_bytes, format_.settled(length),
-            length,  recent_.data(), ring()};
+    auto all = stored(place, length);
+    all.stored = format_.settled(length);
+    return all;
+  }
+  // The first `written` tokens as they are written, which may be more than those that are settled so far.
+  kv::Tokens<Format> stored(const Place& place, Index written) const {
+    return {format_, place.pages, place.page, place.offset, place.head_bytes, written, written, recent_.data(), ring()};
   }
 
-  // The first token that is held in full precision, all up to the last are, where the format waits.
-  Index held() const { return held_; }
+  // Of `length` tokens the first one that is held in full precision; so are all behind it.
+  Index held(Index length) const { return Format::late ? held_ : length; }
+  bool can_hold_from(Index token, Index length) const {
+    if (!Format::late) return token == length;
+    return token >= std::max<Index>(0, length - ring()) && token <= format_.settled(length);
+  }
   void hold_from(Index token) { held_ = token; }
   Index ring() const { return 2 * format_.residual(); }
   // Token t of them.
@@ -116,11 +149,22 @@ class Side {
   }
 
  private:
+  Index whole_blocks(Index tokens) const {
+    const Index block = format_.block();
+    return (tokens + block - 1) / block * block;
+  }
+
   void settle(const Place& place, Span tokens) {
+    const Index block = format_.block();
     for (Index t = tokens.first; t < tokens.last;) {
-      const Index in_page = t % place.page;
-      const Index some = std::min({tokens.last - t, place.page - in_page, ring() - t % ring()});
-      for (Index h = 0; h < heads_; ++h) format_.write(stretch(place, h, t), in_page, some, recent(h, t), format_.dim);
+      const Index in_page = t % place.page, in_block = in_page % block;
+      const Index some = std::min({tokens.last - t, block - in_block, ring() - t % ring()});
+      for (Index h = 0; h < heads_; ++h) {
+        std::byte* const to = stretch(place, h, t);
+        // What a format leaves as it was is zero, here and in files.
+        if (in_block == 0) std::memset(to + format_.packed(in_page), 0, std::size_t(format_.packed(block)));
+        format_.write(to, in_page, some, recent(h, t), format_.dim);
+      }
       t += some;
     }
   }

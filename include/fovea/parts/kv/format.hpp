@@ -4,11 +4,13 @@
 //   Run, dim                what the engines read (rows.hpp), and the width of a token
 //   granule()               tokens are written so many at a time, from multiples of it on
 //   block()                 stretches have room for a multiple of so many tokens
-//   bytes(tokens)           of a stretch for so many tokens, a multiple of 64
+//   packed(tokens)          bytes of so many tokens, whole blocks of them: token `tokens` begins there
+//   bytes(tokens)           of a stretch for so many tokens: as many, rounded up to a multiple of 64
 //   run(stretch, token)     the tokens from `token` on
 //   write(stretch, token, count, rows, stride)    rows of float or double
-//   late, residual(), settled(length)             formats that keep the last tokens in full precision: of `length`
-//                           tokens so many are written, the others wait. At most residual() tokens wait
+//   late                    whether the last tokens wait in full precision before they are written, and then
+//   residual(), settled(length), largest          of `length` tokens so many are written; at most residual() wait. The
+//                           largest magnitude that can be written (infinities and NaN cannot)
 //
 // What lies in a stretch depends neither on its size nor on the instruction set: a larger stretch begins as a smaller
 // one does. Numbers are little-endian.
@@ -43,6 +45,7 @@ concept Format = requires(const F& format, Index n, std::byte* to, const std::by
   { format.dim } -> std::convertible_to<Index>;
   { format.granule() } -> std::same_as<Index>;
   { format.block() } -> std::same_as<Index>;
+  { format.packed(n) } -> std::same_as<Index>;
   { format.bytes(n) } -> std::same_as<Index>;
   { format.run(from, n) } -> std::same_as<typename F::Run>;
   { format.settled(n) } -> std::same_as<Index>;
@@ -62,7 +65,8 @@ struct Plain {
 
   Index granule() const { return 1; }
   Index block() const { return 1; }
-  Index bytes(Index tokens) const { return (tokens * dim * Index(sizeof(S)) + 63) / 64 * 64; }
+  Index packed(Index tokens) const { return tokens * dim * Index(sizeof(S)); }
+  Index bytes(Index tokens) const { return (packed(tokens) + 63) / 64 * 64; }
   Run run(const std::byte* stretch, Index token) const {
     return {reinterpret_cast<const S*>(stretch) + token * dim, dim, dim};
   }
