@@ -20,6 +20,7 @@ struct Accuracy {
   double error = 0;                            // sampled rows against the definition in double
   double naive_error = 0;                      // the same rows by a plain loop in the bench's type
   std::optional<double> log_sum_error;         // the same rows
+  std::optional<double> storage_error;         // of caches: rows against the numbers before they were rounded
   std::optional<double> stored_error;          // every row against the stored output
   std::optional<double> stored_log_sum_error;  // every row against the stored log-sums
   std::optional<double> dense_error;           // sampled rows against dense attention, for a method that is not dense

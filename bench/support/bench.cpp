@@ -9,8 +9,6 @@
 #include <regex>
 #include <set>
 
-#include "machine.hpp"
-
 namespace bench {
 namespace {
 
@@ -111,6 +109,7 @@ struct Bench {
 
 // The memory over which the bandwidth is measured: K and V, or as much as a method says that it reads.
 std::vector<Bytes> read_areas(const Shape& shape, const Prepared& ready) {
+  if (!ready.areas.empty()) return ready.areas;
   if (ready.bytes) {
     static std::vector<char> area;
     if (double(area.size()) < *ready.bytes) area.resize(std::size_t(*ready.bytes), 1);
@@ -145,8 +144,9 @@ void Bench::sample(benchmark::State& state) const {
   const std::vector<Bytes> areas = shape.few_queries() ? read_areas(shape, ready) : std::vector<Bytes>{};
   double peak = 0, bandwidth = 0;
   const auto measure_limits = [&] {
-    peak += 0.5 * (shape.type == "f64" ? arithmetic_rate<double>(*ready.pool, limit_seconds)
-                                       : arithmetic_rate<float>(*ready.pool, limit_seconds));
+    const double peak_seconds = (shape.few_queries() ? 0.1 : 1) * limit_seconds;  // that does not bind few queries
+    peak += 0.5 * (shape.type == "f64" ? arithmetic_rate<double>(*ready.pool, peak_seconds)
+                                       : arithmetic_rate<float>(*ready.pool, peak_seconds));
     if (shape.few_queries()) bandwidth += 0.5 * read_rate(*ready.pool, areas, limit_seconds);
   };
 
@@ -174,6 +174,7 @@ void Bench::sample(benchmark::State& state) const {
   counters["error"] = accuracy.error;
   counters["naive_error"] = accuracy.naive_error;
   if (accuracy.log_sum_error) counters["log_sum_error"] = *accuracy.log_sum_error;
+  if (accuracy.storage_error) counters["storage_error"] = *accuracy.storage_error;
   if (accuracy.stored_error) counters["stored_error"] = *accuracy.stored_error;
   if (accuracy.stored_log_sum_error) counters["stored_log_sum_error"] = *accuracy.stored_log_sum_error;
   if (accuracy.dense_error) counters["dense_error"] = *accuracy.dense_error;
@@ -238,7 +239,7 @@ void add_dense_beside(std::vector<Chosen>& benches) {
     if (bench.method->name == dense) there.insert(bench.shape.name());
   }
   for (std::size_t i = 0, own = benches.size(); i < own; ++i) {
-    if (benches[i].method->name.starts_with("dense/")) continue;
+    if (benches[i].method->name.starts_with("dense/") || benches[i].shape.alone) continue;
     Shape shape = benches[i].shape;
     if (shape.pattern.label != "causal") shape.pattern = full();
     const auto method = std::find_if(methods().begin(), methods().end(),
@@ -299,7 +300,8 @@ Index register_selected(const Selection& selection) {
     // Where one call takes so long, one sample is enough; all but dense attention gets fewer.
     if (bench.method->name == dense && bench.shape.flops() > 4e11 * double(bench.shape.threads)) return 1;
     if (bench.method->name == dense) return selection.repetitions;
-    return std::min(selection.repetitions, selection.quick && bench.method->name.starts_with("dense/") ? 2 : 3);
+    const bool twice = bench.method->name.starts_with("dense/") || bench.shape.table == "cache";
+    return std::min(selection.repetitions, selection.quick && twice ? 2 : 3);
   };
   Index samples = count * selection.repetitions;
   for (const auto& [method, shape] : benches) {

@@ -32,6 +32,7 @@
 
 #include "accuracy.hpp"
 #include "input.hpp"
+#include "machine.hpp"
 #include "method.hpp"
 #include "reference.hpp"
 
@@ -46,6 +47,7 @@ struct Prepared {
   const void* values = nullptr;
   std::optional<double> flops = {};  // operations, where the kept pairs do not give them
   std::optional<double> bytes = {};  // memory that has to be read, where it is not K and V
+  std::vector<Bytes> areas = {};     // where it lies; some other memory of the same size when empty
 };
 
 using Prepare = std::function<Prepared(const Shape&)>;

@@ -6,6 +6,7 @@ import statistics
 import string
 import sys
 
+import decoding
 from comparison import growth_picture, mask_picture, mass_picture, pareto_picture
 from drawing import EIGEN, GRID, INK, LIMIT, OURS, OURS_LIGHT, PEER, axes_style, picture
 from results import (
@@ -294,7 +295,8 @@ def tiles(results):
 
 
 def tables(results):
-    """(title, (headings, cells)): approximate methods first, then every table of shapes."""
+    """(title, (headings, cells)): caches and approximate methods first, then every table of shapes."""
+    yield from decoding.tables(results)
     for table, inputs in results.comparisons():
         yield COMPARISONS[table], comparison_columns(results, inputs)
     if results.growth():

@@ -10,6 +10,7 @@ The tables need nothing but Python 3; the page's pictures need matplotlib, and w
 import argparse
 import pathlib
 
+import decoding
 from page import page
 from results import (
     COMPARISONS,
@@ -36,6 +37,8 @@ def aligned(heads, cells):
 def print_tables(results, notes):
     for key, value in build_lines(results) + list(machine_lines(results)):
         print(f"{key:<28} {value}")
+    for title, table in decoding.tables(results):
+        print(f"\n{title}\n{aligned(*table)}")
     for title, rows in results.sections():
         print(f"\n{title}\n{aligned(*columns(results, rows))}")
     for table, inputs in results.comparisons():

@@ -8,6 +8,8 @@ import re
 import statistics
 import subprocess
 
+import decoding
+
 BASELINE = "dense/plain_eigen"
 DENSE = "dense/scaled_dot_product"
 TITLES = {
@@ -29,8 +31,10 @@ COMPARISONS = {
     "prefill": "Approximate methods at many queries",
     "small": "Approximate methods on small problems",
 }
-WORDS = ("ratio", "shape", "input", "method")  # columns that hold words
-PEER_TOLERANCE = 1e-4  # a peer further from its double reference than this is not counted
+WORDS = ("ratio", "shape", "input", "method", "stored", "layout")  # columns that hold words
+# A peer further than this from the definition in double is not counted; narrower storage is held against the numbers
+# before they are rounded.
+PEER_TOLERANCE = {"decodef16": 2e-3, "decodebf16": 1e-2, "decodeq8": 1e-2, "decodeq4": 0.1}
 
 
 class Row:
@@ -96,6 +100,8 @@ class Row:
 
     @property
     def shape(self):
+        if decoding.is_cache(self):
+            return decoding.shape(self)
         words = [self.data or ("decode" if self.sizes["N"] == 1 else self.pattern)]
         words += [self.pattern] if self.data and self.pattern != "full" else []
         words.append(f"({','.join(map(str, self.sizes.values()))})")
@@ -119,6 +125,8 @@ class Row:
     @property
     def case(self):
         """MODE:B,H,G,N,M,D as the peers know it, or nothing."""
+        if decoding.is_cache(self):
+            return decoding.peer_case(self)
         if self.type != "f32" or self.pattern not in ("full", "causal") or "e" in self.sizes:
             return None
         mode = "decode" if self.sizes["N"] == 1 else self.pattern
@@ -155,7 +163,7 @@ class Results:
             for line in pathlib.Path(peers_file).read_text().splitlines():
                 peer = json.loads(line)
                 case = f"{peer['mode']}:" + ",".join(str(peer[key]) for key in ("B", "H", "G", "N", "M", "D"))
-                if peer["error"] <= PEER_TOLERANCE:
+                if peer["error"] <= PEER_TOLERANCE.get(peer["mode"], 1e-4):
                     self.peers.setdefault((case, peer["threads"]), {})[peer["peer"]] = peer
 
     def sections(self):
@@ -163,6 +171,8 @@ class Results:
         shown = [row for row in self.rows if row.method != BASELINE] or self.rows
         groups = {}
         for row in shown:
+            if decoding.is_cache(row):
+                continue
             beside = row.method == DENSE and row.table in ("synthetic", "growth", "approximate")
             if not row.compared and not beside and row.table != "growth":
                 groups.setdefault(row.table, []).append(row)
@@ -252,6 +262,8 @@ class Results:
             return this.time / that.time / factor, this.best_call / that.best_call / factor
 
         for row in self.ours():
+            if decoding.is_cache(row):
+                continue
             n, m = row.sizes["N"], row.sizes["M"]
             full = self.dense.get((row.type, "full", *row.problem[2:]))
             single = self.same_problem(row, threads=1)
@@ -271,6 +283,7 @@ class Results:
                 yield "speed of two threads over one", row, *over(single, row), 1.8, False
             if peer and peer[0] != "eigen":
                 yield f"fastest peer's time over ours ({peer[0]})", row, None, peer[1], 1.1, False
+        yield from decoding.promises(self)
         worst = self.worst_error()
         if worst:
             yield "largest error over a plain loop's", worst[1], None, worst[0], 1.0, True

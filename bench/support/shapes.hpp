@@ -56,14 +56,16 @@ Pattern document(const std::vector<Index>& borders,
                  bool causal = false);  // packed sequences: 0, end of the first, ..., total
 
 struct Shape {
-  std::string table;  // heading under which the report prints it: prefill, decode, small, mask, real, synthetic, growth
+  std::string table;  // heading under which the report prints it: prefill, decode, small, mask, real, synthetic,
+                      // growth, cache
   Pattern pattern = {};
   Index batch = 1, heads = 1, kv_heads = 1;
   Index queries = 0, keys = 0;
   Index key_dim = 0, value_dim = 0;
   std::string data = {};     // stem of stored tensors, or a kind of input.hpp; empty: Gaussian numbers
-  std::string type = "f32";  // or f64
+  std::string type = "f32";  // or f64; of caches what they store: bf16, f16, int8, int4
   bool quick = false;        // part of a quick run
+  bool alone = false;        // without dense attention beside it
   Index threads = 1;
 
   std::string name() const;  // f32/full/B:1/H:8/G:8/N:2048/M:2048/d:64/threads:1

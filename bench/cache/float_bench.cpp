@@ -1,0 +1,7 @@
+#include "decode.hpp"
+
+namespace {
+
+const bool added = bench::cached::add<float>("f32", "paged_16");
+
+}  // namespace

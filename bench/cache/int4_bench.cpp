@@ -1,0 +1,9 @@
+#include <fovea/parts/kv/quantized.hpp>
+
+#include "decode.hpp"
+
+namespace {
+
+const bool added = bench::cached::add<fovea::kv::Int4>("int4", "paged_32");
+
+}  // namespace
