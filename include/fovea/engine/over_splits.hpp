@@ -87,7 +87,7 @@ class OverSplits {
           const Index at = column + some.first - keys.first;
           each_piece(
               k, some.size(), [&](Index j, Index n) __attribute__((always_inline)) {
-                if (look_ahead_) ahead(pass, tile, next, at + j, n, keys_soon);
+                if (look_ahead_ && !k.long_run) ahead(pass, tile, next, at + j, n, keys_soon);
                 k.score(rows_, q, depth_, j, n, scores + at + j, columns, scratch);
               });
         });
@@ -108,7 +108,7 @@ class OverSplits {
           const auto add = [&](const auto& run) {
             each_piece(
                 run, some.size(), [&](Index j, Index n) __attribute__((always_inline)) {
-                  if (look_ahead_) ahead(pass, tile, next, at + j, n, values_soon);
+                  if (look_ahead_ && !v.long_run) ahead(pass, tile, next, at + j, n, values_soon);
                   run.add(rows_, j, n, scores + at + j, columns, result, width_, shrink, scratch);
                   shrink = nullptr;
                 });

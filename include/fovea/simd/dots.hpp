@@ -17,9 +17,9 @@ inline constexpr Index dot_queries = lanes<T> >= 16  ? 4
                                                      : 1;
 
 // The products of `queries` queries with lanes / queries keys, query by query in the lanes of the result.
-template <class T, int queries, class S>
+template <class T, int queries, class S, class Later = NotAhead>
 [[gnu::always_inline]] inline Native<T, int(lanes<T>)> dot_block(const T* q, Index q_stride, const S* const* key,
-                                                                 Index dim) {
+                                                                 Index dim, Later later = {}) {
   constexpr int keys = int(lanes<T>) / queries;
   Pack<T> sum[queries * keys];
 #pragma GCC unroll 16
@@ -31,6 +31,7 @@ template <class T, int queries, class S>
 #pragma GCC unroll 16
     for (int j = 0; j < keys; ++j) {
       const Pack<T> right = load_key(key[j] + d);
+      later(key[j] + d);
 #pragma GCC unroll 4
       for (int i = 0; i < queries; ++i) sum[i * keys + j] = fma(left[i], right, sum[i * keys + j]);
     }
@@ -44,31 +45,34 @@ template <class T, int queries, class S>
   return sum_each<T, int(lanes<T>)>(product);
 }
 
-template <class T, int queries, class S>
+template <class T, int queries, class S, class Later>
 inline void dot_queries_with_rows(const T* q, Index q_stride, Index count, const S* k, Index k_stride, Index dim,
-                                  T* scores, Index scores_stride) {
+                                  T* scores, Index scores_stride, Later later) {
   constexpr Index keys = lanes<T> / queries;
-  for (Index j = 0; j < count; j += keys) {
+  const auto block = [&](Index j, Index there) __attribute__((always_inline)) {
     const S* key[std::size_t(keys)];
-    for (Index i = 0; i < keys; ++i) key[i] = k + std::min(j + i, count - 1) * k_stride;
-    const auto product = dot_block<T, queries>(q, q_stride, key, dim);
+    for (Index i = 0; i < keys; ++i) key[i] = k + (j + std::min(i, there - 1)) * k_stride;
+    const auto product = dot_block<T, queries>(q, q_stride, key, dim, later);
     for (Index i = 0; i < queries; ++i)
       std::memcpy(scores + i * scores_stride + j, reinterpret_cast<const char*>(&product) + i * keys * Index(sizeof(T)),
-                  std::size_t(std::min(keys, count - j)) * sizeof(T));
-  }
+                  std::size_t(there) * sizeof(T));
+  };
+  Index j = 0;
+  for (; j + keys <= count; j += keys) block(j, keys);
+  if (j < count) block(j, count - j);
 }
 
 }  // namespace detail
 
 // scores[i][j] = q_i . k_j for `queries` queries and `count` rows of `dim` elements, stored as S. Queries are whole
 // vectors, zero behind dim.
-template <class T, class S>
+template <class T, class S, class Later = NotAhead>
 inline void dot_rows(Index queries, const T* q, Index q_stride, Index count, const S* k, Index k_stride, Index dim,
-                     T* scores, Index scores_stride) {
+                     T* scores, Index scores_stride, Later later = {}) {
   Index i = 0;
   const auto run = [&](auto some) {
     detail::dot_queries_with_rows<T, decltype(some)::value>(q + i * q_stride, q_stride, count, k, k_stride, dim,
-                                                            scores + i * scores_stride, scores_stride);
+                                                            scores + i * scores_stride, scores_stride, later);
     i += decltype(some)::value;
   };
   if constexpr (detail::dot_queries<T> >= 4) {

@@ -57,24 +57,28 @@ template <class T, int count, class Op>
 
 namespace detail {
 
-// In each run of 2 width lanes: the first (or, when high, the second) `width` lanes of a, then those of b.
-template <class T, int count, int width, bool high, int... i>
-[[gnu::always_inline]] inline Native<T, count> halves(Native<T, count> a, Native<T, count> b,
-                                                      std::integer_sequence<int, i...>) {
-  constexpr auto source = [](int lane) {
-    const int run = lane / (2 * width) * 2 * width, at = lane % (2 * width);
-    return run + (high ? width : 0) + at % width + (at < width ? 0 : count);
-  };
-  return __builtin_shufflevector(a, b, source(i)...);
+// In each run of 2 width lanes: the first `width` lanes of a and the last of b, where they are.
+template <class T, int count, int width, int... i>
+[[gnu::always_inline]] inline Native<T, count> outer_halves(Native<T, count> a, Native<T, count> b,
+                                                            std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(a, b, (i % (2 * width) < width ? i : i + count)...);
 }
 
+// In each run of 2 width lanes: the last `width` lanes of a, then the first of b.
+template <class T, int count, int width, int... i>
+[[gnu::always_inline]] inline Native<T, count> inner_halves(Native<T, count> a, Native<T, count> b,
+                                                            std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(a, b, (i % (2 * width) < width ? i + width : i - width + count)...);
+}
+
+// A lane is added to one `width` lanes away; the one of the two shuffles that moves nothing is a blend.
 template <class T, int count, int width>
 [[gnu::always_inline]] inline void fold_each(Native<T, count>* x) {
   const auto each = std::make_integer_sequence<int, count>{};
 #pragma GCC unroll 8
   for (int i = 0; i < width; ++i)
-    x[i] = halves<T, count, width, false>(x[i], x[i + width], each) +
-           halves<T, count, width, true>(x[i], x[i + width], each);
+    x[i] = outer_halves<T, count, width>(x[i], x[i + width], each) +
+           inner_halves<T, count, width>(x[i], x[i + width], each);
   if constexpr (width > 1) fold_each<T, count, width / 2>(x);
 }
 

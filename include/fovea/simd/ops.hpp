@@ -254,6 +254,20 @@ template <class T>
   }
 }
 
+// What a kernel does about memory that it will want later: nothing, or ask for what lies so many elements further on.
+struct NotAhead {
+  template <class S>
+  [[gnu::always_inline]] void operator()(const S*) const {}
+};
+struct Ahead {
+  Index elements = 0;
+
+  template <class S>
+  [[gnu::always_inline]] void operator()(const S* p) const {
+    __builtin_prefetch(p + elements, 0, 2);
+  }
+};
+
 }  // namespace fovea::inline FOVEA_ISA::simd
 
 #if defined(__GNUC__) && !defined(__clang__)

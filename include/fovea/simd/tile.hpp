@@ -23,8 +23,9 @@ enum class Onto { nothing, sum, shrunk_sum };
 
 namespace detail {
 
-template <int rows, int vectors, Onto onto, class T, class S>
-inline void register_tile(Index depth, const T* a, Index lda, const S* b, Index ldb, T* c, Index ldc, const T* shrink) {
+template <int rows, int vectors, Onto onto, class T, class S, class Later>
+inline void register_tile(Index depth, const T* a, Index lda, const S* b, Index ldb, T* c, Index ldc, const T* shrink,
+                          Later later) {
   Pack<T> sum[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i) {
@@ -35,7 +36,10 @@ inline void register_tile(Index depth, const T* a, Index lda, const S* b, Index 
   for (Index k = 0; k < depth; ++k) {
     Pack<T> row[vectors];
 #pragma GCC unroll 16
-    for (int j = 0; j < vectors; ++j) row[j] = load_as<T>(b + k * ldb + j * lanes<T>);
+    for (int j = 0; j < vectors; ++j) {
+      row[j] = load_as<T>(b + k * ldb + j * lanes<T>);
+      later(b + k * ldb + j * lanes<T>);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i) {
       const Pack<T> x(a[i * lda + k]);
@@ -63,20 +67,20 @@ inline void register_tile(Index depth, const T* a, Index lda, const S* b, Index 
 
 // One band of `rows` rows; columns is a whole number of vectors; B is stored as S. shrink (rows numbers) is read for
 // Onto::shrunk_sum alone.
-template <int rows, Onto onto, class T, class S>
+template <int rows, Onto onto, class T, class S, class Later = NotAhead>
 inline void multiply_rows(Index columns, Index depth, const T* a, Index lda, const S* b, Index ldb, T* c, Index ldc,
-                          const T* shrink = nullptr) {
+                          const T* shrink = nullptr, Later later = {}) {
   constexpr Index most = tile_vectors * lanes<T>;
   Index j = 0;
   for (; j + most <= columns; j += most)
-    detail::register_tile<rows, tile_vectors, onto>(depth, a, lda, b + j, ldb, c + j, ldc, shrink);
+    detail::register_tile<rows, tile_vectors, onto>(depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
   if constexpr (tile_vectors > 2) {
     if (j + 2 * lanes<T> <= columns) {
-      detail::register_tile<rows, 2, onto>(depth, a, lda, b + j, ldb, c + j, ldc, shrink);
+      detail::register_tile<rows, 2, onto>(depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
       j += 2 * lanes<T>;
     }
   }
-  if (j < columns) detail::register_tile<rows, 1, onto>(depth, a, lda, b + j, ldb, c + j, ldc, shrink);
+  if (j < columns) detail::register_tile<rows, 1, onto>(depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
 }
 
 }  // namespace fovea::inline FOVEA_ISA::simd

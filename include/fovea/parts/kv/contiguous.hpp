@@ -53,10 +53,10 @@ struct Contiguous {
   Index value_dim() const { return v.dim; }
 
   Rows<K> keys(Index batch, Index kv_head, Span tokens) const {
-    return {k.row(batch, kv_head, tokens.first), k.length_stride, k.dim};
+    return {k.row(batch, kv_head, tokens.first), k.length_stride, k.dim, true};
   }
   Rows<V> values(Index batch, Index kv_head, Span tokens) const {
-    return {v.row(batch, kv_head, tokens.first), v.length_stride, v.dim};
+    return {v.row(batch, kv_head, tokens.first), v.length_stride, v.dim, true};
   }
   template <class F>
   [[gnu::always_inline]] void each_keys(Index batch, Index kv_head, Span tokens, F&& f) const {

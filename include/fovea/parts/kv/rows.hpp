@@ -6,6 +6,7 @@
 //   add(rows, ...)                weighted sums of values, on rows for which whole(width) holds
 //   read(first, count, to, ...)   the tokens as T, the type of the queries
 //   finite, prefetch, scratch_size
+//   long_run                      whether score and add ask for what comes later by themselves
 #pragma once
 
 #include <algorithm>
@@ -22,8 +23,10 @@ struct Rows {
   const S* data = nullptr;
   Index stride = 0;
   Index dim = 0;
+  bool long_run = false;  // whether memory goes on like this far behind the run, so that it can be asked for early
 
   static constexpr Index piece = 16;
+  static constexpr Index far = Index(16384 / sizeof(S));  // elements: what some hundred nanoseconds bring in
 
   const S* operator[](Index j) const { return data + j * stride; }
 
@@ -37,7 +40,7 @@ struct Rows {
   template <class T>
   void score(Index queries, const T* q, Index q_stride, Index first, Index count, T* scores, Index scores_stride,
              T* /*scratch*/) const {
-    simd::dot_rows(queries, q, q_stride, count, (*this)[first], stride, dim, scores, scores_stride);
+    simd::dot_rows(queries, q, q_stride, count, (*this)[first], stride, dim, scores, scores_stride, ahead());
   }
 
   // Whether add() may write rows of `width` elements: nothing may lie behind the last element of a row.
@@ -54,9 +57,10 @@ struct Rows {
       T* const c = out + r * width;
       if (shrink != nullptr) {
         simd::multiply_rows<height, simd::Onto::shrunk_sum>(width, count, a, weights_stride, (*this)[first], stride, c,
-                                                            width, shrink + r);
+                                                            width, shrink + r, ahead());
       } else {
-        simd::multiply_rows<height, simd::Onto::sum>(width, count, a, weights_stride, (*this)[first], stride, c, width);
+        simd::multiply_rows<height, simd::Onto::sum>(width, count, a, weights_stride, (*this)[first], stride, c, width,
+                                                     static_cast<const T*>(nullptr), ahead());
       }
       r += height;
     };
@@ -86,6 +90,9 @@ struct Rows {
       for (Index d = 0; d < dim; d += line) __builtin_prefetch((*this)[first + j] + d, 0, 2);
     }
   }
+
+ private:
+  simd::Ahead ahead() const { return {long_run ? far : 0}; }
 };
 
 }  // namespace fovea::inline FOVEA_ISA::kv
