@@ -1,50 +1,16 @@
-// Products with numbers stored as codes of 8 or 4 bits in groups: x = low + scale code, one scale and one low (both
-// half-precision) for each group.
+// Products of queries with coded keys, and weighted sums of coded values (codes.hpp): groups' scales and minima meet
+// the queries or the weights first, so that the inner loops multiply small integers as they are.
 //
-// Codes lie in panels of 16 lanes by a depth over which products are summed, a whole number of steps. A step is 64
-// bytes: one 32-bit word for each lane, with the codes of 4 (8 bits) or 8 (4 bits) consecutive depths. Code k of a step
-// is byte k, or in words of 4 bits the low half of byte k for k < 4 and the high half of byte k - 4 for the others.
-// Keys have tokens in the lanes and channels in the depth, values the other way round.
+//   q . k_j  = sum_d (q_d scale_d) code_jd + sum_d q_d low_d
+//   o_e     += sum_j (p_j scale_j) code_je + sum_j p_j low_j
 #pragma once
 
 #include <algorithm>
-#include <cstdint>
+#include <type_traits>
 
-#include <fovea/simd/widen.hpp>
+#include <fovea/simd/coded_digits.hpp>
 
 namespace fovea::inline FOVEA_ISA::simd {
-
-inline constexpr Index panel_lanes = 16;
-inline constexpr Index coded_tokens = 32;  // depth of a panel of values
-
-template <int bits>
-struct Codes {
-  static_assert(bits == 4 || bits == 8);
-  static constexpr int levels = (1 << bits) - 1;  // the largest code
-  static constexpr int center = 1 << (bits - 1);  // about the middle one
-  static constexpr int in_step = 32 / bits;       // depths of a step
-  static constexpr Index step_bytes = 4 * panel_lanes;
-
-  static constexpr Index panel_bytes(Index depth) { return depth / in_step * step_bytes; }
-  // Where code k of a word begins, in bits.
-  static constexpr int place(int k) { return k < 4 ? 8 * k : 8 * (k - 4) + 4; }
-  static constexpr Index byte(Index lane, Index depth) { return depth / in_step * step_bytes + 4 * lane + depth % 4; }
-
-  static int get(const std::uint8_t* panel, Index lane, Index depth) {
-    const int stored = panel[byte(lane, depth)];
-    return bits == 8 ? stored : depth % in_step < 4 ? stored & 15 : stored >> 4;
-  }
-  static void set(std::uint8_t* panel, Index lane, Index depth, int code) {
-    std::uint8_t& stored = panel[byte(lane, depth)];
-    if constexpr (bits == 8) {
-      stored = std::uint8_t(code);
-    } else if (depth % in_step < 4) {
-      stored = std::uint8_t((stored & 0xf0) | code);
-    } else {
-      stored = std::uint8_t((stored & 15) | code << 4);
-    }
-  }
-};
 
 namespace detail {
 
@@ -74,7 +40,7 @@ template <class T, int bits, int rows>
   for (int r = 0; r < rows; ++r) sum[r] = chain[r][0] + chain[r][1];
 }
 
-// Weights times scale, and their sums with what the middle code stands for.
+// scaled = x scale; the sum of x times what the middle code stands for.
 template <class T, int bits>
 [[gnu::always_inline]] inline T scaled_weights(const T* x, const Eigen::half* scale, const Eigen::half* low, Index n,
                                                T* scaled) {
@@ -88,53 +54,64 @@ template <class T, int bits>
 }
 
 template <class T, int bits, int queries>
-inline void dot_coded_rows(const T* q, Index q_stride, Index dim, Index depth, const Eigen::half* scale,
-                           const Eigen::half* low, const std::uint8_t* codes, Index first, Index count, T* scores,
-                           Index scores_stride, T* scratch) {
-  T base[queries];
-  const Index whole_dim = whole<T>(dim);
-  for (int i = 0; i < queries; ++i) {
-    base[i] = scaled_weights<T, bits>(q + i * q_stride, scale, low, whole_dim, scratch + i * depth);
-    std::fill(scratch + i * depth + whole_dim, scratch + (i + 1) * depth, T(0));
-  }
-  const Index bytes = Codes<bits>::panel_bytes(depth);
-  for (Index token = first / lanes<T> * lanes<T>; token < first + count; token += lanes<T>) {
-    Pack<T> sum[queries];
-    coded_products<T, bits, queries>(codes + token / panel_lanes * bytes + 4 * (token % panel_lanes), depth, scratch,
-                                     depth, sum);
-    const Index begin = std::max(token, first), end = std::min(token + lanes<T>, first + count);
+void dot_codes(const T* q, Index q_stride, Index dim, const KeyBlocks<bits>& keys, Index first, Index count, T* scores,
+               Index scores_stride, T* scratch) {
+  const Index depth = keys.depth, whole_dim = whole<T>(dim), last = first + count;
+  for (Index block = first / keys.group; block * keys.group < last; ++block) {
+    T base[queries];
     for (int i = 0; i < queries; ++i) {
-      alignas(64) T score[std::size_t(lanes<T>)];
-      store(score, sum[i] + Pack<T>(base[i]));
-      std::copy(score + (begin - token), score + (end - token), scores + i * scores_stride + (begin - first));
+      T* const scaled = scratch + i * depth;
+      base[i] = scaled_weights<T, bits>(q + i * q_stride, keys.scale(block), keys.low(block), whole_dim, scaled);
+      std::fill(scaled + whole_dim, scaled + depth, T(0));
+    }
+    const Index begin = std::max(first, block * keys.group), end = std::min(last, (block + 1) * keys.group);
+    for (Index token = begin / lanes<T> * lanes<T>; token < end; token += lanes<T>) {
+      const Index place = token - block * keys.group;
+      Pack<T> sum[queries];
+      coded_products<T, bits, queries>(
+          keys.codes(block) + place / panel_lanes * keys.panel_bytes() + 4 * (place % panel_lanes), depth, scratch,
+          depth, sum);
+      const Index from = std::max(token, begin), to = std::min(token + lanes<T>, end);
+      for (int i = 0; i < queries; ++i) {
+        alignas(64) T score[std::size_t(lanes<T>)];
+        store(score, sum[i] + Pack<T>(base[i]));
+        std::copy(score + (from - token), score + (to - token), scores + i * scores_stride + (from - first));
+      }
     }
   }
 }
 
 template <class T, int bits, int rows>
-inline void add_coded_rows(const T* weights, Index weights_stride, Index first, Index count, const Eigen::half* scale,
-                           const Eigen::half* low, Index group, const std::uint8_t* codes, T* out, Index width,
-                           const T* shrink) {
-  constexpr Index bytes = Codes<bits>::panel_bytes(coded_tokens);
+void add_codes(const T* weights, Index weights_stride, const ValueBlocks<bits>& values, Index first, Index count,
+               T* out, Index width, const T* shrink) {
   alignas(64) T own[rows * coded_tokens], scaled[rows * coded_tokens];
-  for (int r = 0; r < rows; ++r) {
-    std::fill_n(own + r * coded_tokens, coded_tokens, T(0));
-    std::copy_n(weights + r * weights_stride, count, own + r * coded_tokens + first);
-  }
-  for (Index begin = 0; begin < width; begin += group, scale += coded_tokens, low += coded_tokens) {
-    T base[rows];
-    for (int r = 0; r < rows; ++r)
-      base[r] = scaled_weights<T, bits>(own + r * coded_tokens, scale, low, coded_tokens, scaled + r * coded_tokens);
-    for (Index e = begin; e < std::min(begin + group, width); e += lanes<T>) {
-      Pack<T> sum[rows];
-      coded_products<T, bits, rows>(codes + e / panel_lanes * bytes + 4 * (e % panel_lanes), coded_tokens, scaled,
-                                    coded_tokens, sum);
-      for (int r = 0; r < rows; ++r) {
-        T* const at = out + r * width + e;
-        const Pack<T> more = sum[r] + Pack<T>(base[r]);
-        store(at, shrink != nullptr ? fma(load(at), Pack<T>(shrink[r]), more) : load(at) + more);
+  for (Index at = 0; at < count;) {
+    const Index block = (first + at) / coded_tokens, begin = (first + at) % coded_tokens;
+    const Index n = std::min(count - at, coded_tokens - begin);
+    for (int r = 0; r < rows; ++r) {
+      std::fill_n(own + r * coded_tokens, coded_tokens, T(0));
+      std::copy_n(weights + r * weights_stride + at, n, own + r * coded_tokens + begin);
+    }
+    const std::uint8_t* const codes = values.codes(block);
+    for (Index g = 0; g < values.groups; ++g) {
+      T base[rows];
+      for (int r = 0; r < rows; ++r)
+        base[r] =
+            scaled_weights<T, bits>(own + r * coded_tokens, values.scale(block) + g * coded_tokens,
+                                    values.low(block) + g * coded_tokens, coded_tokens, scaled + r * coded_tokens);
+      for (Index e = g * values.group; e < std::min((g + 1) * values.group, width); e += lanes<T>) {
+        Pack<T> sum[rows];
+        coded_products<T, bits, rows>(codes + e / panel_lanes * values.panel_bytes + 4 * (e % panel_lanes),
+                                      coded_tokens, scaled, coded_tokens, sum);
+        for (int r = 0; r < rows; ++r) {
+          T* const to = out + r * width + e;
+          const Pack<T> more = sum[r] + Pack<T>(base[r]);
+          store(to, shrink != nullptr ? fma(load(to), Pack<T>(shrink[r]), more) : load(to) + more);
+        }
       }
     }
+    shrink = nullptr;
+    at += n;
   }
 }
 
@@ -150,40 +127,62 @@ template <class F>
   if (i < rows) f(std::integral_constant<int, 1>{}, i);
 }
 
+template <class T>
+inline constexpr bool by_digits = FOVEA_CODED_DIGITS != 0 && std::is_same_v<T, float>;
+
 }  // namespace detail
 
 // Elements of T that dot_coded wants as scratch.
 template <class T>
 constexpr Index dot_coded_scratch(Index depth) {
-  return 4 * depth;
+  return 8 * depth;
 }
 
-// scores[i][j] = q_i . k_{first + j} for tokens of one group of keys: panels of 16 tokens by `depth` channels, dim
-// rounded up to whole panels; scale and low [depth]. Queries are whole vectors, zero behind dim.
-template <int bits, class T>
-inline void dot_coded(Index queries, const T* q, Index q_stride, Index dim, Index depth, const Eigen::half* scale,
-                      const Eigen::half* low, const std::uint8_t* codes, Index first, Index count, T* scores,
-                      Index scores_stride, T* scratch) {
+// scores[i][j] = q_i . k_{first + j}. Queries are whole vectors, zero behind dim. Memory `ahead` bytes behind what is
+// read is asked for where that is free.
+template <class T, int bits>
+void dot_coded(Index queries, const T* q, Index q_stride, Index dim, const KeyBlocks<bits>& keys, Index first,
+               Index count, T* scores, Index scores_stride, T* scratch, [[maybe_unused]] Index ahead = 0) {
   detail::each_block_of_rows(
       queries, [&](auto some, Index i) __attribute__((always_inline)) {
-        detail::dot_coded_rows<T, bits, decltype(some)::value>(q + i * q_stride, q_stride, dim, depth, scale, low,
-                                                               codes, first, count, scores + i * scores_stride,
-                                                               scores_stride, scratch);
+        constexpr int block = decltype(some)::value;
+        if constexpr (detail::by_digits<T>) {
+          detail::dot_digits<bits, block>(q + i * q_stride, q_stride, keys, first, count, scores + i * scores_stride,
+                                          scores_stride, scratch, ahead);
+        } else {
+          detail::dot_codes<T, bits, block>(q + i * q_stride, q_stride, dim, keys, first, count,
+                                            scores + i * scores_stride, scores_stride, scratch);
+        }
       });
 }
 
-// out [rows x width] = shrink out + weights v for `count` of coded_tokens tokens of values: panels of 16 channels by
-// coded_tokens tokens; scale and low [groups of `group` channels][coded_tokens]. shrink is one where it is null. Width
+// Elements of T that add_coded wants as scratch.
+template <class T>
+constexpr Index add_coded_scratch(Index panels) {
+  if constexpr (detail::by_digits<T>) {
+    return detail::add_digits_scratch(panels);
+  } else {
+    return 0;
+  }
+}
+
+// out [rows x width] = shrink out + weights v for the values from `first` on, shrink being one where it is null. Width
 // is whole vectors and at most whole panels.
-template <int bits, class T>
-inline void add_coded(Index rows, const T* weights, Index weights_stride, Index first, Index count,
-                      const Eigen::half* scale, const Eigen::half* low, Index group, const std::uint8_t* codes, T* out,
-                      Index width, const T* shrink) {
+template <class T, int bits>
+void add_coded(Index rows, const T* weights, Index weights_stride, const ValueBlocks<bits>& values, Index first,
+               Index count, T* out, Index width, const T* shrink, [[maybe_unused]] T* scratch,
+               [[maybe_unused]] Index ahead = 0) {
   detail::each_block_of_rows(
       rows, [&](auto some, Index i) __attribute__((always_inline)) {
-        detail::add_coded_rows<T, bits, decltype(some)::value>(weights + i * weights_stride, weights_stride, first,
-                                                               count, scale, low, group, codes, out + i * width, width,
-                                                               shrink != nullptr ? shrink + i : nullptr);
+        constexpr int block = decltype(some)::value;
+        const T* const own_shrink = shrink != nullptr ? shrink + i : nullptr;
+        if constexpr (detail::by_digits<T>) {
+          detail::add_digits<bits, block>(weights + i * weights_stride, weights_stride, values, first, count,
+                                          out + i * width, width, own_shrink, scratch, ahead);
+        } else {
+          detail::add_codes<T, bits, block>(weights + i * weights_stride, weights_stride, values, first, count,
+                                            out + i * width, width, own_shrink);
+        }
       });
 }
 

@@ -98,8 +98,9 @@ std::string wrong_sum(const Written<Format>& values, const Rows<T>& weights, Ind
   const auto shrink = support::uniform<T>(11, rows, 0, 1);
   const auto run = values.run(token);
   if (!run.whole(width)) return "width";
+  std::vector<T> scratch(std::size_t(Format::Run::template scratch_size<T>(rows, dim)));
   run.add(rows, first, count, weights.x.data(), weights.stride, out.data(), width, shrinks ? shrink.data() : nullptr,
-          static_cast<T*>(nullptr));
+          scratch.data());
   for (Index r = 0; r < rows; ++r) {
     for (Index e = 0; e < dim; ++e) {
       double sum = double(before[std::size_t(r * width + e)]) * (shrinks ? double(shrink[std::size_t(r)]) : 1);

@@ -72,6 +72,15 @@ struct Grid {
   }
 };
 
+template <class T>
+[[gnu::always_inline]] inline T decoded(int code, Eigen::half scale, Eigen::half low) {
+  return static_cast<T>(static_cast<float>(scale)) * T(code) + static_cast<T>(static_cast<float>(low));
+}
+
+[[gnu::always_inline]] inline void prefetch(const std::uint8_t* first, const std::uint8_t* last) {
+  for (const std::uint8_t* p = first; p < last; p += 64) __builtin_prefetch(p, 0, 2);
+}
+
 // Whether all can be stored: finite and not beyond the largest half.
 template <class T>
 bool storable(const T* rows, Index count, Index stride, Index dim, float largest) {
@@ -85,19 +94,16 @@ bool storable(const T* rows, Index count, Index stride, Index dim, float largest
 
 }  // namespace detail
 
+// Tokens of keys: a run (rows.hpp).
 template <int bits>
 struct CodedKeys {
   using Codes = simd::Codes<bits>;
-  static constexpr Index piece = 32;
+  static constexpr Index piece = 64;
 
-  const std::byte* stretch = nullptr;
-  Index token = 0;  // of the stretch, the first one
+  simd::KeyBlocks<bits> blocks;
+  Index token = 0;  // of the blocks, the first one
   Index dim = 0;
-  Index group = 0;
-
-  Index depth() const { return detail::up_to(simd::panel_lanes, dim); }
-  Index codes_bytes() const { return group / simd::panel_lanes * Codes::panel_bytes(depth()); }
-  Index block_bytes() const { return codes_bytes() + 4 * depth(); }
+  Index ahead = 0;  // bytes from what score() reads to what it asks for
 
   template <class T>
   static constexpr Index scratch_size(Index /*rows*/, Index dim) {
@@ -107,138 +113,88 @@ struct CodedKeys {
   template <class T>
   void score(Index queries, const T* q, Index q_stride, Index first, Index count, T* scores, Index scores_stride,
              T* scratch) const {
-    each_block(first, count, [&](const Block& block, Index begin, Index at, Index n) {
-      simd::dot_coded<bits>(queries, q, q_stride, dim, depth(), block.scale, block.low, block.codes, begin, n,
-                            scores + at, scores_stride, scratch);
-    });
+    simd::dot_coded(queries, q, q_stride, dim, blocks, token + first, count, scores, scores_stride, scratch, ahead);
   }
 
   template <class T>
   void read(Index first, Index count, T* to, Index to_stride) const {
-    each_block(first, count, [&](const Block& block, Index begin, Index at, Index n) {
-      for (Index j = 0; j < n; ++j) {
-        const std::uint8_t* const panel = block.codes + (begin + j) / simd::panel_lanes * Codes::panel_bytes(depth());
-        T* const row = to + (at + j) * to_stride;
-        for (Index d = 0; d < dim; ++d)
-          row[d] = static_cast<T>(static_cast<float>(block.scale[d])) *
-                       T(Codes::get(panel, (begin + j) % simd::panel_lanes, d)) +
-                   static_cast<T>(static_cast<float>(block.low[d]));
-      }
-    });
+    for (Index j = 0; j < count; ++j) {
+      const Index block = (token + first + j) / blocks.group, own = (token + first + j) % blocks.group;
+      const std::uint8_t* const panel = blocks.codes(block) + own / simd::panel_lanes * blocks.panel_bytes();
+      const Eigen::half *const scale = blocks.scale(block), *const low = blocks.low(block);
+      for (Index d = 0; d < dim; ++d)
+        to[j * to_stride + d] = detail::decoded<T>(Codes::get(panel, own % simd::panel_lanes, d), scale[d], low[d]);
+    }
   }
 
   bool finite(Index, Index) const { return true; }
 
   [[gnu::always_inline]] void prefetch(Index first, Index count) const {
-    each_block(
-        first, count, [&](const Block& block, Index begin, Index, Index n) __attribute__((always_inline)) {
-          const Index bytes = Codes::panel_bytes(depth());
-          const std::uint8_t* const end = block.codes + (begin + n + simd::panel_lanes - 1) / simd::panel_lanes * bytes;
-          for (const std::uint8_t* p = block.codes + begin / simd::panel_lanes * bytes; p < end; p += 64)
-            __builtin_prefetch(p, 0, 2);
-          if (begin > 0) return;
-          const auto* const metadata = reinterpret_cast<const std::uint8_t*>(block.scale);
-          for (Index i = 0; i < 4 * depth(); i += 64) __builtin_prefetch(metadata + i, 0, 2);
-        });
-  }
-
- private:
-  struct Block {
-    const std::uint8_t* codes;
-    const Eigen::half *scale, *low;
-  };
-  // Calls f(block, begin, at, n): tokens begin to begin + n of the block are those from first + at on.
-  template <class F>
-  [[gnu::always_inline]] void each_block(Index first, Index count, F&& f) const {
-    Index number = (token + first) / group, begin = (token + first) % group;
-    for (Index at = 0; at < count; ++number, begin = 0) {
-      const Index n = std::min(count - at, group - begin);
-      const auto* const codes = reinterpret_cast<const std::uint8_t*>(stretch + number * block_bytes());
-      const auto* const scale = reinterpret_cast<const Eigen::half*>(codes + codes_bytes());
-      f(Block{codes, scale, scale + depth()}, begin, at, n);
-      at += n;
+    const Index last = token + first + count;
+    for (Index block = (token + first) / blocks.group; block * blocks.group < last; ++block) {
+      const Index begin = std::max<Index>(token + first - block * blocks.group, 0) / simd::panel_lanes;
+      const Index end = detail::up_to(simd::panel_lanes, std::min(last - block * blocks.group, blocks.group));
+      const std::uint8_t* const codes = blocks.codes(block);
+      detail::prefetch(codes + begin * blocks.panel_bytes(), codes + end / simd::panel_lanes * blocks.panel_bytes());
+      if (begin == 0) detail::prefetch(codes + blocks.codes_bytes(), codes + blocks.bytes());
     }
   }
 };
 
+// Tokens of values: a run (rows.hpp).
 template <int bits>
 struct CodedValues {
   using Codes = simd::Codes<bits>;
-  static constexpr Index piece = 32;
-  static constexpr Index tokens = simd::coded_tokens;  // of a block
-  static constexpr Index panel_bytes = Codes::panel_bytes(tokens);
+  static constexpr Index piece = 64;
 
-  const std::byte* stretch = nullptr;
-  Index token = 0;  // of the stretch, the first one
+  simd::ValueBlocks<bits> blocks;
+  Index token = 0;  // of the blocks, the first one
   Index dim = 0;
-  Index group = 0;
-
-  Index panels() const { return detail::up_to(simd::panel_lanes, dim) / simd::panel_lanes; }
-  Index groups() const { return (dim + group - 1) / group; }
-  Index block_bytes() const { return panels() * panel_bytes + groups() * tokens * 4; }
+  Index ahead = 0;  // bytes from what add() reads to what it asks for
 
   template <class T>
-  static constexpr Index scratch_size(Index /*rows*/, Index /*dim*/) {
-    return 0;
+  static constexpr Index scratch_size(Index /*rows*/, Index dim) {
+    return simd::add_coded_scratch<T>(detail::up_to(simd::panel_lanes, dim) / simd::panel_lanes);
   }
 
-  bool whole(Index width) const { return width <= panels() * simd::panel_lanes; }
+  bool whole(Index width) const { return width <= blocks.panels * simd::panel_lanes; }
 
   template <class T>
   void add(Index rows, Index first, Index count, const T* weights, Index weights_stride, T* out, Index width,
-           const T* shrink, T* /*scratch*/) const {
-    each_block(first, count, [&](const Block& block, Index begin, Index at, Index n) {
-      simd::add_coded<bits>(rows, weights + at, weights_stride, begin, n, block.scale, block.low, group, block.codes,
-                            out, width, at == 0 ? shrink : nullptr);
-    });
+           const T* shrink, T* scratch) const {
+    simd::add_coded(rows, weights, weights_stride, blocks, token + first, count, out, width, shrink, scratch, ahead);
   }
 
   template <class T>
   void read(Index first, Index count, T* to, Index to_stride) const {
-    each_block(first, count, [&](const Block& block, Index begin, Index at, Index n) {
-      for (Index j = 0; j < n; ++j) {
-        T* const row = to + (at + j) * to_stride;
-        for (Index d = 0; d < dim; ++d) {
-          const Index own = d / group * tokens + begin + j;
-          row[d] =
-              static_cast<T>(static_cast<float>(block.scale[own])) *
-                  T(Codes::get(block.codes + d / simd::panel_lanes * panel_bytes, d % simd::panel_lanes, begin + j)) +
-              static_cast<T>(static_cast<float>(block.low[own]));
-        }
+    for (Index j = 0; j < count; ++j) {
+      const Index block = (token + first + j) / simd::coded_tokens, own = (token + first + j) % simd::coded_tokens;
+      const Eigen::half *const scale = blocks.scale(block) + own, *const low = blocks.low(block) + own;
+      for (Index d = 0; d < dim; ++d) {
+        const std::uint8_t* const panel = blocks.codes(block) + d / simd::panel_lanes * blocks.panel_bytes;
+        const Index group = d / blocks.group * simd::coded_tokens;
+        to[j * to_stride + d] =
+            detail::decoded<T>(Codes::get(panel, d % simd::panel_lanes, own), scale[group], low[group]);
       }
-    });
+    }
   }
 
   bool finite(Index, Index) const { return true; }
 
   [[gnu::always_inline]] void prefetch(Index first, Index count) const {
-    each_block(
-        first, count, [&](const Block& block, Index begin, Index, Index n) __attribute__((always_inline)) {
-          const Index from = begin / Codes::in_step * Codes::step_bytes;
-          const Index to = (begin + n + Codes::in_step - 1) / Codes::in_step * Codes::step_bytes;
-          for (Index i = 0; i < panels(); ++i) {
-            for (Index p = from; p < to; p += 64) __builtin_prefetch(block.codes + i * panel_bytes + p, 0, 2);
-          }
-          if (begin > 0) return;
-          const auto* const metadata = reinterpret_cast<const std::uint8_t*>(block.scale);
-          for (Index i = 0; i < groups() * tokens * 4; i += 64) __builtin_prefetch(metadata + i, 0, 2);
-        });
-  }
-
- private:
-  struct Block {
-    const std::uint8_t* codes;
-    const Eigen::half *scale, *low;
-  };
-  template <class F>
-  [[gnu::always_inline]] void each_block(Index first, Index count, F&& f) const {
-    Index number = (token + first) / tokens, begin = (token + first) % tokens;
-    for (Index at = 0; at < count; ++number, begin = 0) {
-      const Index n = std::min(count - at, tokens - begin);
-      const auto* const codes = reinterpret_cast<const std::uint8_t*>(stretch + number * block_bytes());
-      const auto* const scale = reinterpret_cast<const Eigen::half*>(codes + panels() * panel_bytes);
-      f(Block{codes, scale, scale + groups() * tokens}, begin, at, n);
-      at += n;
+    const Index last = token + first + count;
+    for (Index block = (token + first) / simd::coded_tokens; block * simd::coded_tokens < last; ++block) {
+      const Index begin = std::max<Index>(token + first - block * simd::coded_tokens, 0);
+      const Index end = std::min(last - block * simd::coded_tokens, simd::coded_tokens);
+      const std::uint8_t* const codes = blocks.codes(block);
+      if (begin == 0 && end == simd::coded_tokens) {
+        detail::prefetch(codes, codes + blocks.bytes());
+      } else {
+        for (Index i = 0; i < blocks.panels; ++i)
+          detail::prefetch(codes + i * blocks.panel_bytes + begin / Codes::in_step * Codes::step_bytes,
+                           codes + i * blocks.panel_bytes + Codes::panel_bytes(detail::up_to(Codes::in_step, end)));
+        if (begin == 0) detail::prefetch(codes + blocks.codes_bytes(), codes + blocks.bytes());
+      }
     }
   }
 };
@@ -254,11 +210,15 @@ struct QuantizedKeys {
   Index group = 32;  // tokens, a multiple of 16
   Index residual_tokens = 32;
 
+  simd::KeyBlocks<bits> blocks(const std::byte* stretch) const {
+    return {reinterpret_cast<const std::uint8_t*>(stretch), group, detail::up_to(simd::panel_lanes, dim)};
+  }
+
   Index granule() const { return group; }
   Index block() const { return group; }
-  Index packed(Index tokens) const { return tokens / group * run(nullptr, 0).block_bytes(); }
+  Index packed(Index tokens) const { return tokens / group * blocks(nullptr).bytes(); }
   Index bytes(Index tokens) const { return packed(detail::up_to(group, tokens)); }
-  Run run(const std::byte* stretch, Index token) const { return {stretch, token, dim, group}; }
+  Run run(const std::byte* stretch, Index token) const { return {blocks(stretch), token, dim}; }
 
   // Of `length` tokens the whole residuals are stored.
   Index settled(Index length) const { return length / residual_tokens * residual_tokens; }
@@ -272,10 +232,9 @@ struct QuantizedKeys {
   // Whole groups; all of it storable.
   template <class T>
   void write(std::byte* stretch, Index token, Index count, const T* rows, Index stride) const {
-    const Run own = run(nullptr, 0);
-    const Index bytes = Run::Codes::panel_bytes(own.depth());
+    const auto own = blocks(stretch);
     for (Index first = 0; first < count; first += group) {
-      auto* const codes = reinterpret_cast<std::uint8_t*>(stretch + (token + first) / group * own.block_bytes());
+      auto* const codes = reinterpret_cast<std::uint8_t*>(stretch + (token + first) / group * own.bytes());
       auto* const scale = reinterpret_cast<Eigen::half*>(codes + own.codes_bytes());
       for (Index d = 0; d < dim; ++d) {
         const T* const x = rows + first * stride + d;
@@ -286,9 +245,9 @@ struct QuantizedKeys {
         }
         const detail::Grid<bits> grid(least, most);
         scale[d] = grid.scale;
-        scale[own.depth() + d] = grid.low;
+        scale[own.depth + d] = grid.low;
         for (Index j = 0; j < group; ++j)
-          Run::Codes::set(codes + j / simd::panel_lanes * bytes, j % simd::panel_lanes, d,
+          Run::Codes::set(codes + j / simd::panel_lanes * own.panel_bytes(), j % simd::panel_lanes, d,
                           grid.code(double(x[j * stride])));
       }
     }
@@ -305,11 +264,16 @@ struct QuantizedValues {
   Index group = 32;  // channels, a multiple of 16
   Index residual_tokens = 32;
 
+  simd::ValueBlocks<bits> blocks(const std::byte* stretch) const {
+    return {reinterpret_cast<const std::uint8_t*>(stretch), group,
+            detail::up_to(simd::panel_lanes, dim) / simd::panel_lanes, (dim + group - 1) / group};
+  }
+
   Index granule() const { return 1; }
-  Index block() const { return Run::tokens; }
-  Index packed(Index tokens) const { return tokens / Run::tokens * run(nullptr, 0).block_bytes(); }
-  Index bytes(Index tokens) const { return packed(detail::up_to(Run::tokens, tokens)); }
-  Run run(const std::byte* stretch, Index token) const { return {stretch, token, dim, group}; }
+  Index block() const { return simd::coded_tokens; }
+  Index packed(Index tokens) const { return tokens / simd::coded_tokens * blocks(nullptr).bytes(); }
+  Index bytes(Index tokens) const { return packed(detail::up_to(simd::coded_tokens, tokens)); }
+  Run run(const std::byte* stretch, Index token) const { return {blocks(stretch), token, dim}; }
 
   // Of `length` tokens all but the last ones are stored.
   Index settled(Index length) const { return std::max<Index>(length - residual_tokens, 0); }
@@ -323,11 +287,11 @@ struct QuantizedValues {
   // All of it storable.
   template <class T>
   void write(std::byte* stretch, Index token, Index count, const T* rows, Index stride) const {
-    const Run own = run(nullptr, 0);
+    const auto own = blocks(stretch);
     for (Index j = 0; j < count; ++j) {
-      const Index at = (token + j) % Run::tokens;
-      auto* const codes = reinterpret_cast<std::uint8_t*>(stretch + (token + j) / Run::tokens * own.block_bytes());
-      auto* const scale = reinterpret_cast<Eigen::half*>(codes + own.panels() * Run::panel_bytes);
+      const Index at = (token + j) % simd::coded_tokens;
+      auto* const codes = reinterpret_cast<std::uint8_t*>(stretch + (token + j) / simd::coded_tokens * own.bytes());
+      auto* const scale = reinterpret_cast<Eigen::half*>(codes + own.codes_bytes());
       const T* const x = rows + j * stride;
       for (Index begin = 0, g = 0; begin < dim; begin += group, ++g) {
         const Index end = std::min(begin + group, dim);
@@ -337,10 +301,10 @@ struct QuantizedValues {
           most = std::max(most, double(x[d]));
         }
         const detail::Grid<bits> grid(least, most);
-        scale[g * Run::tokens + at] = grid.scale;
-        scale[(own.groups() + g) * Run::tokens + at] = grid.low;
+        scale[g * simd::coded_tokens + at] = grid.scale;
+        scale[(own.groups + g) * simd::coded_tokens + at] = grid.low;
         for (Index d = begin; d < end; ++d)
-          Run::Codes::set(codes + d / simd::panel_lanes * Run::panel_bytes, d % simd::panel_lanes, at,
+          Run::Codes::set(codes + d / simd::panel_lanes * own.panel_bytes, d % simd::panel_lanes, at,
                           grid.code(double(x[d])));
       }
     }
