@@ -59,8 +59,9 @@ class OverSplits {
   T* references(T* part) const { return totals(part) + rows_; }
 
   Index scratch_size() const {
-    return whole_lines<T>(rows_ * depth_) + 2 * whole_lines<T>(rows_ * step) + whole_lines<T>(step * width_) +
-           whole_lines<T>(width_) + whole_lines<T>(normalizer::SoftmaxRows<T>::size(rows_)) +
+    return whole_lines<T>(rows_ * depth_) + 2 * whole_lines<T>(rows_ * step) +
+           whole_lines<T>(kv::Rows<T>::piece * width_) + whole_lines<T>(width_) +
+           whole_lines<T>(normalizer::SoftmaxRows<T>::size(rows_)) +
            whole_lines<T>(source_.template scratch_size<T>(rows_));
   }
 
@@ -71,7 +72,7 @@ class OverSplits {
     T* const q = carve(rows_ * depth_);
     T* const scores = carve(rows_ * step);
     T* const kept_scores = carve(rows_ * step);
-    T* const values = carve(step * width_);
+    T* const values = carve(kv::Rows<T>::piece * width_);
     T* const row = carve(width_);
     normalizer::SoftmaxRows<T> state(pass.power_unit(), carve(normalizer::SoftmaxRows<T>::size(rows_)), rows_);
     T* const scratch = carve(source_.template scratch_size<T>(rows_));
@@ -87,7 +88,7 @@ class OverSplits {
           const Index at = column + some.first - keys.first;
           each_piece(
               k, some.size(), [&](Index j, Index n) __attribute__((always_inline)) {
-                if (look_ahead_ && !k.long_run) ahead(pass, tile, next, at + j, n, keys_soon);
+                if (look_ahead_ && !asks_itself(k)) ahead(pass, tile, next, at + j, n, keys_soon);
                 k.score(rows_, q, depth_, j, n, scores + at + j, columns, scratch);
               });
         });
@@ -102,28 +103,57 @@ class OverSplits {
       if (spoiled) [[unlikely]]
         std::copy_n(scores, rows_ * columns, kept_scores);
       const T* shrink = state.absorb(0, rows_, scores, columns, columns) ? state.shrink : nullptr;
+      // Pieces are counted from the beginning of the tile: sums do not depend on where runs end.
+      Index waiting = 0;  // values that are read, of a piece of which more are to come
+      const auto add = [&](const auto& run, Index first, Index at, Index n) __attribute__((always_inline)) {
+        run.add(rows_, first, n, scores + at, columns, result, width_, shrink, scratch);
+        shrink = nullptr;
+      };
+      tile.each_run([&](Index column, Span keys) {
+        pass.each_values(rows, keys, [&](Span some, const auto& v) {
+          const Index begin = column + some.first - keys.first, size = some.size();
+          const bool in_place = !spoiled && v.whole(width_);
+          for (Index j = 0, n = 0; j < size; j += n) {
+            const Index at = begin + j;
+            n = std::min(v.piece, size - j);
+            const bool all = waiting == 0 && at % v.piece == 0 && (n == v.piece || at + n == count);
+            if (in_place && all) {
+              if (look_ahead_ && !asks_itself(v)) ahead(pass, tile, next, at, n, values_soon);
+              add(v, j, at, n);
+              continue;
+            }
+            constexpr Index piece = kv::Rows<T>::piece;
+            n = std::min(size - j, piece - waiting);
+            if (look_ahead_ && !asks_itself(v)) ahead(pass, tile, next, at, n, values_soon);
+            pass.load_values(v, j, n, spoiled, values + waiting * width_, width_);
+            waiting += n;
+            if (waiting < piece && at + n < count) continue;
+            add(kv::Rows<T>{values, width_, width_}, 0, at + n - waiting, waiting);
+            waiting = 0;
+          }
+        });
+      });
+      if (!spoiled) return;
       tile.each_run([&](Index column, Span keys) {
         pass.each_values(rows, keys, [&](Span some, const auto& v) {
           const Index at = column + some.first - keys.first;
-          const auto add = [&](const auto& run) {
-            each_piece(
-                run, some.size(), [&](Index j, Index n) __attribute__((always_inline)) {
-                  if (look_ahead_ && !v.long_run) ahead(pass, tile, next, at + j, n, values_soon);
-                  run.add(rows_, j, n, scores + at + j, columns, result, width_, shrink, scratch);
-                  shrink = nullptr;
-                });
-          };
-          if (!spoiled && v.whole(width_)) return add(v);
-          pass.load_values(v, some.size(), spoiled, values, width_);
-          add(kv::Rows<T>{values, width_, width_});
-          if (spoiled) [[unlikely]]
-            pass.add_spoiled(rows_, some.size(), v, kept_scores + at, scores + at, columns, result, width_, row);
+          pass.add_spoiled(rows_, some.size(), v, kept_scores + at, scores + at, columns, result, width_, row);
         });
       });
     });
     for (Index r = 0; r < rows_; ++r) {
       totals(result)[r] = state.total(r);
       references(result)[r] = state.reference[r];
+    }
+  }
+
+  // Whether a run asks for what comes after it.
+  template <class Run>
+  static bool asks_itself(const Run& run) {
+    if constexpr (requires { run.long_run; }) {
+      return run.long_run;
+    } else {
+      return false;
     }
   }
 

@@ -280,7 +280,7 @@ class OverTiles {
           }
         }
         T* const to = scratch.values + (column + part.first - keys.first) * plan_.width;
-        const bool left_out = pass_.load_values(v, part.size(), careful, to, plan_.width);
+        const bool left_out = pass_.load_values(v, 0, part.size(), careful, to, plan_.width);
         spoiled = spoiled || left_out;
       });
     });

@@ -128,13 +128,13 @@ class Pass {
     return all;
   }
 
-  // Values as aligned rows of `width` elements, zero behind theirs. When `leave_out`, rows with an infinity or NaN are
-  // left out (zero) and true is returned: they are for add_spoiled.
+  // Values from `first` on as aligned rows of `width` elements, zero behind theirs. When `leave_out`, rows with an
+  // infinity or NaN are left out (zero) and true is returned: they are for add_spoiled.
   template <class Run>
-  bool load_values(const Run& v, Index count, bool leave_out, T* values, Index width) const {
+  bool load_values(const Run& v, Index first, Index count, bool leave_out, T* values, Index width) const {
     bool spoiled = false;
     const Index dim = source.value_dim();
-    v.read(0, count, values, width);
+    v.read(first, count, values, width);
     for (Index j = 0; j < count; ++j) {
       T* const row = values + j * width;
       for (Index e = dim; e < width; ++e) row[e] = T(0);
