@@ -68,10 +68,10 @@ Distances distance_to_reference(const Inputs<float>& x, const Caches& caches, co
       const Index window = options.window.value_or(s.keys + s.queries);
       const double scale = 1 / std::sqrt(double(s.dim));
       const auto exact = fovea::reference::cached_attention<double>(q, k, v, scale, window, options.sink_tokens).out;
-      const auto plain = fovea::reference::cached_attention<float>(q.template cast<float>(), k.template cast<float>(),
-                                                                   v.template cast<float>(), float(scale), window,
-                                                                   options.sink_tokens, float(cap))
-                             .out;
+      const auto plain =
+          fovea::reference::cached_attention<float>(q.template cast<float>(), k.template cast<float>(),
+                                                    v.template cast<float>(), float(scale), window, options.sink_tokens)
+              .out;
       kernel += (head(got.out, b, h).template cast<double>() - exact).squaredNorm();
       naive += (plain.template cast<double>() - exact).squaredNorm();
       size += exact.squaredNorm();
