@@ -2,10 +2,11 @@
 //
 //   peer_NAME MODE:B,H,G,N,M,D THREADS SECONDS
 //
-// MODE is full, causal (query i sees the keys j <= i + M - N) or decode (N = 1, all keys); or a rule of linear
-// attention with N = M: linear, delta, gated and gdelta (gated delta) with a gate for each token, gatedk and gdeltak
-// with one for each channel of the keys. Those go on from a state of zeros. Float throughout. Each variant that can do
-// the case prints one JSON line. Its first call is checked, the others are timed.
+// MODE is full, causal (query i sees the keys j <= i + M - N) or decode (N = 1, all keys), float throughout; decodef16,
+// decodebf16, decodeq8 or decodeq4, where keys and values are stored as halfs, as bfloat16 or in codes of 8 or 4 bits
+// of each library's own making; or a rule of linear attention with N = M: linear, delta, gated and gdelta (gated delta)
+// with a gate for each token, gatedk and gdeltak with one for each channel of the keys. Those go on from a state of
+// zeros. Each variant that can do the case prints one JSON line. Its first call is checked, the others are timed.
 #pragma once
 
 #include <sys/resource.h>
@@ -29,7 +30,7 @@ namespace peer {
 using Index = std::int64_t;
 
 struct Case {
-  char mode[8] = {};
+  char mode[12] = {};
   long long B = 0, H = 0, G = 0, N = 0, M = 0, D = 0;  // batch, heads, kv heads, queries, keys, head width
   int threads = 1;
   double seconds = 0.3;
@@ -39,6 +40,9 @@ struct Case {
   bool delta() const { return std::strstr(mode, "delta") != nullptr; }
   bool gated() const { return mode[0] == 'g'; }
   bool by_channel() const { return gated() && mode[std::strlen(mode) - 1] == 'k'; }
+  bool stored_as(const char* type) const {
+    return std::strncmp(mode, "decode", 6) == 0 && std::strcmp(mode + 6, type) == 0;
+  }
   Index group() const { return H / G; }
   Index visible(Index query) const { return causal() ? std::clamp<Index>(query + 1 + M - N, 0, M) : M; }
   float scale() const { return 1 / std::sqrt(static_cast<float>(D)); }
@@ -46,8 +50,8 @@ struct Case {
 
 inline Case parse(int argc, char** argv) {
   Case c;
-  if (argc != 4 ||
-      std::sscanf(argv[1], "%7[a-z]:%lld,%lld,%lld,%lld,%lld,%lld", c.mode, &c.B, &c.H, &c.G, &c.N, &c.M, &c.D) != 7) {
+  if (argc != 4 || std::sscanf(argv[1], "%11[a-z0-9]:%lld,%lld,%lld,%lld,%lld,%lld", c.mode, &c.B, &c.H, &c.G, &c.N,
+                               &c.M, &c.D) != 7) {
     std::fprintf(stderr, "usage: %s MODE:B,H,G,N,M,D THREADS SECONDS\n", argv[0]);
     std::exit(2);
   }

@@ -1,11 +1,15 @@
 // Ours, timed as the others are.
 #include <Eigen/Core>
+#include <fovea/cache/contiguous.hpp>
 #include <fovea/dense/scaled_dot_product.hpp>
 #include <fovea/exec/pool.hpp>
+#include <fovea/exec/workspace.hpp>
 #include <fovea/linear/delta.hpp>
 #include <fovea/linear/gated_delta.hpp>
 #include <fovea/linear/gated_linear.hpp>
 #include <fovea/linear/retention.hpp>
+#include <fovea/parts/kv/batch.hpp>
+#include <fovea/parts/kv/quantized.hpp>
 #include <unsupported/Eigen/CXX11/Tensor>
 
 #include "peer.hpp"
@@ -55,6 +59,23 @@ void linear(const peer::Case& c, const peer::Inputs& in, const Q& q, const Q& k,
   }
 }
 
+// One token behind a cache of narrower numbers.
+template <class Tag, class Q, class Out, class Exec>
+void decode(const peer::Case& c, const peer::Inputs& in, const Q& q, Out& out, const Exec& exec) {
+  std::vector<fovea::cache::Contiguous<Tag>> caches;
+  for (peer::Index b = 0; b < c.B; ++b) {
+    caches.emplace_back(
+        fovea::cache::ContiguousOptions{.kv_heads = c.G, .key_dim = c.D, .value_dim = c.D, .reserve = c.M});
+    const fovea::Extents extents{1, c.G, c.M, c.D};
+    caches.back().append(fovea::view(in.k.data() + b * c.G * c.M * c.D, extents),
+                         fovea::view(in.v.data() + b * c.G * c.M * c.D, extents));
+  }
+  fovea::Workspace workspace;
+  const auto reusing = fovea::exec::reuse(workspace, exec);
+  const auto call = [&] { fovea::attend(q, fovea::kv::batch(caches), out, fovea::softmax(), reusing); };
+  peer::report("fovea", c, in, call, peer::heads_outside_rows(c, out.data()));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -68,6 +89,10 @@ int main(int argc, char** argv) {
   Eigen::TensorMap<Tensor> o(out.data(), c.B, c.H, c.N, c.D);
   const auto run = [&](const auto& executor) {
     if (c.linear()) return linear(c, in, q, k, v, o, executor);
+    if (c.stored_as("f16")) return decode<Eigen::half>(c, in, q, o, executor);
+    if (c.stored_as("bf16")) return decode<Eigen::bfloat16>(c, in, q, o, executor);
+    if (c.stored_as("q8")) return decode<fovea::kv::Int8>(c, in, q, o, executor);
+    if (c.stored_as("q4")) return decode<fovea::kv::Int4>(c, in, q, o, executor);
     const auto call = [&] { fovea::scaled_dot_product(q, k, v, o, {.causal = c.causal()}, executor); };
     peer::report("fovea", c, in, call, peer::heads_outside_rows(c, out.data()));
   };

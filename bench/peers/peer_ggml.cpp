@@ -1,10 +1,11 @@
 // ggml's CPU backend, float keys and values:
-//   ggml-flash    ggml_flash_attn_ext
+//   ggml-flash    ggml_flash_attn_ext; decode also with keys and values of ggml's types F16, BF16, Q8_0 and Q4_0
 //   ggml-unfused  mul_mat, soft_max_ext, mul_mat on values transposed beforehand; decode only, where it can win
 #include <ggml-cpu.h>
 #include <ggml.h>
 
 #include <stdexcept>
+#include <utility>
 
 #include "peer.hpp"
 
@@ -28,7 +29,18 @@ ggml_tensor* over(void* data, ggml_context* context, ggml_type type, Index colum
   return tensor;
 }
 
-void run(const Case& c, const Inputs& in, bool fused) {
+// Rows of D numbers as a type of ggml's, in memory of its own.
+peer::Buffer<std::uint8_t> stored(const Case& c, const peer::Buffer<float>& rows, ggml_type type) {
+  const Index count = rows.size() / c.D;
+  peer::Buffer<std::uint8_t> bytes(count * static_cast<Index>(ggml_row_size(type, c.D)));
+  ggml_quantize_chunk(type, rows.data(), bytes.data(), 0, count, c.D, nullptr);
+  return bytes;
+}
+
+void run(const Case& c, const Inputs& in, bool fused, ggml_type type = GGML_TYPE_F32) {
+  const bool narrow = type != GGML_TYPE_F32;
+  const auto k_stored = narrow ? stored(c, in.k, type) : peer::Buffer<std::uint8_t>(0);
+  const auto v_stored = narrow ? stored(c, in.v, type) : peer::Buffer<std::uint8_t>(0);
   constexpr ggml_fp16_t zero = 0, minus_infinity = 0xfc00;
   peer::Buffer<ggml_fp16_t> mask(c.causal() ? c.N * c.M : 0);
   for (Index i = 0; i < mask.size(); ++i) mask[i] = i % c.M < c.visible(i / c.M) ? zero : minus_infinity;
@@ -42,11 +54,13 @@ void run(const Case& c, const Inputs& in, bool fused) {
   const std::unique_ptr<ggml_context, FreeContext> context(ggml_init({std::size_t{1} << 20, nullptr, true}));
   auto* x = context.get();
   auto* q = over(in.q.data(), x, GGML_TYPE_F32, c.D, c.N, c.H, c.B);
-  auto* k = over(in.k.data(), x, GGML_TYPE_F32, c.D, c.M, c.G, c.B);
+  void* const keys = narrow ? static_cast<void*>(k_stored.data()) : in.k.data();
+  auto* k = over(keys, x, type, c.D, c.M, c.G, c.B);
   auto* m = c.causal() ? over(mask.data(), x, GGML_TYPE_F16, c.M, c.N, 1, 1) : nullptr;
   ggml_tensor* result = nullptr;
   if (fused) {
-    auto* v = over(in.v.data(), x, GGML_TYPE_F32, c.D, c.M, c.G, c.B);
+    void* const values = narrow ? static_cast<void*>(v_stored.data()) : in.v.data();
+    auto* v = over(values, x, type, c.D, c.M, c.G, c.B);
     result = ggml_flash_attn_ext(x, q, k, v, m, c.scale(), 0, 0);
     ggml_flash_attn_ext_set_prec(result, GGML_PREC_F32);
   } else {
@@ -82,6 +96,14 @@ int main(int argc, char** argv) {
   const auto c = peer::parse(argc, argv);
   const Inputs in(c);
   ggml_cpu_init();
+  constexpr std::pair<const char*, ggml_type> types[] = {
+      {"f16", GGML_TYPE_F16}, {"bf16", GGML_TYPE_BF16}, {"q8", GGML_TYPE_Q8_0}, {"q4", GGML_TYPE_Q4_0}};
+  for (const auto& [name, type] : types) {
+    if (!c.stored_as(name)) continue;
+    const ggml_type chosen = type;
+    peer::attempt("ggml-flash", [&] { run(c, in, true, chosen); });
+    return 0;
+  }
   peer::attempt("ggml-flash", [&] { run(c, in, true); });
   if (c.N == 1) peer::attempt("ggml-unfused", [&] { run(c, in, false); });
 }

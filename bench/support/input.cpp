@@ -119,7 +119,7 @@ std::shared_ptr<const Tensor<T>> kept(const std::string& name, const Make& make)
 
 std::string extents_text(const std::array<Index, 4>& extents) {
   std::string text;
-  for (const Index extent : extents) text += " " + std::to_string(extent);
+  for (const Index extent : extents) text.append(1, ' ').append(std::to_string(extent));
   return text;
 }
 

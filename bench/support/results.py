@@ -34,7 +34,7 @@ COMPARISONS = {
 WORDS = ("ratio", "shape", "input", "method", "stored", "layout")  # columns that hold words
 # A peer further than this from the definition in double is not counted; narrower storage is held against the numbers
 # before they are rounded.
-PEER_TOLERANCE = {"decodef16": 2e-3, "decodebf16": 1e-2, "decodeq8": 1e-2, "decodeq4": 0.1}
+PEER_TOLERANCE = {"decodef16": 1e-2, "decodebf16": 1e-2, "decodeq8": 1e-2, "decodeq4": 0.1}
 
 
 class Row:
