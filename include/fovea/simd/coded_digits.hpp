@@ -88,6 +88,18 @@ struct FourUnits {
 #endif
 }
 
+// The sums of the digits of a row, times -center: what sums of codes begin with.
+struct Starts {
+  alignas(16) std::int32_t of_place[4];
+
+  // `sum` has products of digits with the center, as digits_of arranges them.
+  [[gnu::always_inline]] void set(__m512i sum) {
+    const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64(sum, 1));
+    const __m128i quarter = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    _mm_store_si128(reinterpret_cast<__m128i*>(of_place), _mm_sub_epi32(_mm_setzero_si128(), quarter));
+  }
+};
+
 // Sums of codes times the digits of one place, for some rows and panels.
 template <int rows, int panels>
 struct DigitSums {
@@ -96,6 +108,10 @@ struct DigitSums {
   [[gnu::always_inline]] void clear() {
 #pragma GCC unroll 8
     for (int i = 0; i < rows * panels; ++i) sum[i] = _mm512_setzero_si512();
+  }
+  [[gnu::always_inline]] void begin(const Starts* starts, int place) {
+#pragma GCC unroll 8
+    for (int i = 0; i < rows * panels; ++i) sum[i] = _mm512_set1_epi32(starts[i / panels].of_place[place]);
   }
   [[gnu::always_inline]] void add(const __m512i* code, const char* digits, Index digits_stride) {
 #pragma GCC unroll 4
@@ -109,18 +125,19 @@ struct DigitSums {
   }
 };
 
-// sum[r * panels + p] = sum_d n[r][d] code[p][d] over a depth, for panels `panel_bytes` apart and digits
+// sum[r * panels + p] = sum_d n[r][d] (code[p][d] - center) over a depth, for panels `panel_bytes` apart and digits
 // `digits_stride` bytes apart; memory `ahead` bytes behind what is read is asked for.
 template <int bits, int rows, int panels>
 [[gnu::always_inline]] inline void digit_products(const std::uint8_t* codes, Index panel_bytes, Index depth,
-                                                  const char* digits, Index digits_stride, Index ahead, __m512* sum) {
+                                                  const char* digits, Index digits_stride, const Starts* starts,
+                                                  Index ahead, __m512* sum) {
   using Layout = Codes<bits>;
   // Two sums of each kind where there are few that do not wait for each other.
   constexpr bool two = rows * panels <= 2;
   DigitSums<rows, panels> low, middle, high, more_low, more_middle, more_high;
-  low.clear();
-  middle.clear();
-  high.clear();
+  low.begin(starts, 0);
+  middle.begin(starts, 1);
+  high.begin(starts, 2);
   if constexpr (two) {
     more_low.clear();
     more_middle.clear();
@@ -181,6 +198,9 @@ void dot_digits(const float* q, Index q_stride, const KeyBlocks<bits>& keys, Ind
   constexpr int units = 8, blocks = units / queries;
   const Index depth = keys.depth, panel_bytes = keys.panel_bytes(), last = first + count;
   alignas(64) float unit[units], base[units];
+  Starts starts[units];
+  const __m512 center = _mm512_set1_ps(Codes<bits>::center);
+  const __m512i centers = _mm512_set1_epi8(char(Codes<bits>::center));
   for (Index begin = first / keys.group; begin * keys.group < last; begin += blocks) {
     const Index some = std::min<Index>(blocks, (last + keys.group - 1) / keys.group - begin);
     for (int u = 0; u < some * queries; u += 4) {
@@ -194,14 +214,15 @@ void dot_digits(const float* q, Index q_stride, const KeyBlocks<bits>& keys, Ind
         if (block >= some) break;
         const Eigen::half *const scale = keys.scale(begin + block), *const low = keys.low(begin + block);
         for (Index d = 0; d < depth; d += 16) {
-          const __m512 factor = load_as<float>(scale + d), least = load_as<float>(low + d);
+          const __m512 factor = load_as<float>(scale + d);
+          const __m512 middle = _mm512_fmadd_ps(factor, center, load_as<float>(low + d));
 #pragma GCC unroll 4
           for (int i = 0; i < queries; ++i) {
             const int own = b * queries + i;
             const __m512 x = _mm512_loadu_ps(q + i * q_stride + d), scaled = _mm512_mul_ps(x, factor);
             _mm512_storeu_ps(scratch + (u + own) * depth + d, scaled);
             most[own] = larger(most[own], scaled);
-            sum[own] = _mm512_fmadd_ps(x, least, sum[own]);
+            sum[own] = _mm512_fmadd_ps(x, middle, sum[own]);
           }
         }
       }
@@ -213,7 +234,13 @@ void dot_digits(const float* q, Index q_stride, const KeyBlocks<bits>& keys, Ind
         if (u + i >= some * queries) break;
         const __m512 factor = lane_of_quarters(four.factor, i);
         float* const at = scratch + (u + i) * depth;
-        for (Index d = 0; d < depth; d += 16) _mm512_storeu_si512(at + d, digits_of(_mm512_loadu_ps(at + d), factor));
+        __m512i digit_sum = _mm512_setzero_si512();
+        for (Index d = 0; d < depth; d += 16) {
+          const __m512i digits = digits_of(_mm512_loadu_ps(at + d), factor);
+          digit_sum = multiply_bytes(digit_sum, centers, digits);
+          _mm512_storeu_si512(at + d, digits);
+        }
+        starts[u + i].set(digit_sum);
       }
     }
     for (Index b = 0; b < some; ++b) {
@@ -227,7 +254,7 @@ void dot_digits(const float* q, Index q_stride, const KeyBlocks<bits>& keys, Ind
         __m512 sum[queries * panels];
         digit_products<bits, queries, panels>(codes + token / panel_lanes * panel_bytes, panel_bytes, depth,
                                               reinterpret_cast<const char*>(scratch + b * queries * depth), 4 * depth,
-                                              ahead, sum);
+                                              starts + b * queries, ahead, sum);
 #pragma GCC unroll 4
         for (int i = 0; i < queries; ++i) {
           const __m512 own_unit = _mm512_set1_ps(unit[b * queries + i]), rest = _mm512_set1_ps(base[b * queries + i]);
@@ -248,7 +275,7 @@ void dot_digits(const float* q, Index q_stride, const KeyBlocks<bits>& keys, Ind
         }
       };
       Index token = from / panel_lanes * panel_lanes;
-      if constexpr (queries <= 2) {
+      if constexpr (queries <= 4) {
         for (; token + panel_lanes < to; token += 2 * panel_lanes) run(std::integral_constant<int, 2>{}, token);
       }
       for (; token < to; token += panel_lanes) run(std::integral_constant<int, 1>{}, token);
@@ -257,7 +284,7 @@ void dot_digits(const float* q, Index q_stride, const KeyBlocks<bits>& keys, Ind
 }
 
 // Floats that add_digits wants as scratch.
-constexpr Index add_digits_scratch(Index panels) { return 4 * (panels + 3) * (coded_tokens + 2) + 16; }
+constexpr Index add_digits_scratch(Index panels) { return 4 * (panels + 3) * (coded_tokens + 2 + 4) + 4; }
 
 // add_coded (quantized.hpp) for 1, 2 or 4 rows. A unit is a row in a group of channels.
 template <int bits, int rows>
@@ -267,7 +294,12 @@ void add_digits(const float* weights, Index weights_stride, const ValueBlocks<bi
   constexpr int together = 4 / rows;
   constexpr Index panel_bytes = ValueBlocks<bits>::panel_bytes;
   const Index groups = values.groups, group = values.group, room = 4 * (groups + 3);
-  float *const unit = scratch, *const base = unit + room, *const digits = base + room;
+  // Aligned to what Starts asks for.
+  auto* const starts = reinterpret_cast<Starts*>((reinterpret_cast<std::uintptr_t>(scratch) + 15) / 16 * 16);
+  float* const unit = reinterpret_cast<float*>(starts + room);
+  float *const base = unit + room, *const digits = base + room;
+  const __m512 center = _mm512_set1_ps(Codes<bits>::center);
+  const __m512i centers = _mm512_set1_epi8(char(Codes<bits>::center));
   for (Index at = 0; at < count;) {
     const Index block = (first + at) / coded_tokens, begin = (first + at) % coded_tokens;
     const Index n = std::min(count - at, coded_tokens - begin);
@@ -289,7 +321,8 @@ void add_digits(const float* weights, Index weights_stride, const ValueBlocks<bi
       for (int j = 0; j < together; ++j) {
         const Index from = std::min(g + j, groups - 1) * coded_tokens;  // behind the last group it is taken again
         const __m512 factor[2] = {load_as<float>(scale + from), load_as<float>(scale + from + 16)};
-        const __m512 least[2] = {load_as<float>(low + from), load_as<float>(low + from + 16)};
+        const __m512 middle[2] = {_mm512_fmadd_ps(factor[0], center, load_as<float>(low + from)),
+                                  _mm512_fmadd_ps(factor[1], center, load_as<float>(low + from + 16))};
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
           const int i = j * rows + r;
@@ -297,7 +330,7 @@ void add_digits(const float* weights, Index weights_stride, const ValueBlocks<bi
           scaled[i][0] = _mm512_mul_ps(x[0], factor[0]);
           scaled[i][1] = _mm512_mul_ps(x[1], factor[1]);
           most[i] = larger(scaled[i][0], scaled[i][1]);
-          sum[i] = _mm512_fmadd_ps(x[0], least[0], _mm512_mul_ps(x[1], least[1]));
+          sum[i] = _mm512_fmadd_ps(x[0], middle[0], _mm512_mul_ps(x[1], middle[1]));
         }
       }
       const FourUnits four(most, sum);
@@ -307,8 +340,11 @@ void add_digits(const float* weights, Index weights_stride, const ValueBlocks<bi
       for (int i = 0; i < 4; ++i) {
         const __m512 factor = lane_of_quarters(four.factor, i);
         float* const to = digits + (g * rows + i) * coded_tokens;
-        _mm512_storeu_si512(to, digits_of(scaled[i][0], factor));
-        _mm512_storeu_si512(to + 16, digits_of(scaled[i][1], factor));
+        const __m512i first_half = digits_of(scaled[i][0], factor), second_half = digits_of(scaled[i][1], factor);
+        _mm512_storeu_si512(to, first_half);
+        _mm512_storeu_si512(to + 16, second_half);
+        const __m512i digit_sum = multiply_bytes(_mm512_setzero_si512(), centers, first_half);
+        starts[g * rows + i].set(multiply_bytes(digit_sum, centers, second_half));
       }
     }
     const std::uint8_t* codes = values.codes(block);
@@ -320,7 +356,7 @@ void add_digits(const float* weights, Index weights_stride, const ValueBlocks<bi
         __m512 sum[rows * panels];
         digit_products<bits, rows, panels>(codes, panel_bytes, coded_tokens,
                                            reinterpret_cast<const char*>(digits + g * rows * coded_tokens),
-                                           4 * coded_tokens, ahead, sum);
+                                           4 * coded_tokens, starts + g * rows, ahead, sum);
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
           const __m512 own_unit = _mm512_set1_ps(unit[g * rows + r]), rest = _mm512_set1_ps(base[g * rows + r]);
@@ -335,7 +371,7 @@ void add_digits(const float* weights, Index weights_stride, const ValueBlocks<bi
         codes += panels * panel_bytes;
         e += panels * panel_lanes;
       };
-      if constexpr (rows <= 2) {
+      if constexpr (rows <= 4) {
         while (e + panel_lanes < end) run(std::integral_constant<int, 2>{});
       }
       while (e < end) run(std::integral_constant<int, 1>{});
@@ -350,5 +386,20 @@ void add_digits(const float* weights, Index weights_stride, const ValueBlocks<bi
 #if !defined(__clang__)
 #pragma GCC diagnostic pop
 #endif
+
+#else
+
+namespace fovea::inline FOVEA_ISA::simd::detail {
+
+// Not there.
+template <int bits, int queries>
+void dot_digits(const float* q, Index q_stride, const KeyBlocks<bits>& keys, Index first, Index count, float* scores,
+                Index scores_stride, float* scratch, Index ahead);
+constexpr Index add_digits_scratch(Index) { return 0; }
+template <int bits, int rows>
+void add_digits(const float* weights, Index weights_stride, const ValueBlocks<bits>& values, Index first, Index count,
+                float* out, Index width, const float* shrink, float* scratch, Index ahead);
+
+}  // namespace fovea::inline FOVEA_ISA::simd::detail
 
 #endif

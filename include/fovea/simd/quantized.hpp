@@ -159,11 +159,7 @@ void dot_coded(Index queries, const T* q, Index q_stride, Index dim, const KeyBl
 // Elements of T that add_coded wants as scratch.
 template <class T>
 constexpr Index add_coded_scratch(Index panels) {
-  if constexpr (detail::by_digits<T>) {
-    return detail::add_digits_scratch(panels);
-  } else {
-    return 0;
-  }
+  return detail::by_digits<T> ? detail::add_digits_scratch(panels) : 0;
 }
 
 // out [rows x width] = shrink out + weights v for the values from `first` on, shrink being one where it is null. Width
