@@ -122,7 +122,7 @@ TEST_CASE("Rejected tokens and copies on writing allocate nothing") {
 
 TEST_CASE("A file that promises much gets little") {
   Contiguous<float> cache({.kv_heads = 2, .key_dim = 16, .value_dim = 16});
-  Paged<float> paged(Pool<float>({.kv_heads = 2, .key_dim = 16, .value_dim = 16}));
+  Paged<float> paged(Pool<float>({.kv_heads = 2, .key_dim = 16, .value_dim = 16, .pages = 2}));
   const auto x = random_tokens<float>(widths, 200, 1);
   cache.append(x.k, x.v);
   std::ostringstream to;

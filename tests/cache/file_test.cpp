@@ -260,7 +260,7 @@ TEST_CASE("Whatever length a file claims, memory is taken as tokens arrive") {
   cache.append(x.k, x.v);
   const std::string file = saved(cache);
   const List before = all_of(cache);
-  Paged<float> paged(pool<float>(16));
+  Paged<float> paged(pool<float>(16, narrow, 2));
   for (const Index length : {Index{101}, Index{1} << 31, Index{1} << 50, std::numeric_limits<Index>::max()}) {
     std::string boastful = with(file, 64, length);
     boastful = with(boastful, 72, length);

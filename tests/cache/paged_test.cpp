@@ -45,7 +45,7 @@ template <class K, class V, class T>
 void run(unsigned seed, const Widths& w, Index page_tokens) {
   std::mt19937 random(seed);
   const auto below = [&](Index n) { return Index(random() % unsigned(n)); };
-  const Pool<K, V> pool(options(w, page_tokens, below(5)));
+  const Pool<K, V> pool(options(w, page_tokens, 1 + below(5)));
   std::vector<Paged<K, V>> sequences;
   std::vector<List> lists;
   for (int step = 0; step < 200; ++step) {
@@ -263,7 +263,7 @@ TEST_CASE("Illegal calls of pools and sequences are refused") {
   CHECK(made(options({2, 0, 3}, 4)) == "fovea::cache::Pool: key_dim must be between 1 and 1048576, got 0");
   CHECK(made(options({}, 0)) == "fovea::cache::Pool: page_tokens must be between 1 and 1048576, got 0");
   CHECK(made(options({}, 4, -1)) != "accepted");
-  CHECK(made(options({}, 4, std::numeric_limits<Index>::max())) != "accepted");
+  CHECK(made(options({}, 4, std::numeric_limits<Index>::max(), false)) != "accepted");
 
   Pool<float> pool(options({}, 4));
   CHECK(refusal([&] { pool.reserve(-1); }) != "accepted");

@@ -8,9 +8,12 @@
 //   auto answer = prompt.fork();                               shares all pages; what is appended is its own
 //   fovea::attend(q, answer, out, recipe);                     q [1,H,N,D] are its last N tokens
 //
-// Token t of a sequence is token t % page_tokens of page pages()[t / page_tokens]: [G, page_tokens] keys and then as
-// many values, in the formats of K and V. The last tokens of quantised formats, which wait in full precision, are with
-// the sequence. A page that several sequences share is never written: who appends to it copies it first.
+// Token t of a sequence is token t % page_tokens of page pages()[t / page_tokens]. The last tokens of quantised
+// formats, which wait in full precision, are with the sequence. A page that several sequences share is never written:
+// who appends to it copies it first.
+//
+// Pages are made many at a time: [G, pages, page_tokens] keys and then as many values, in the formats of K and V, so
+// that pages with consecutive numbers are one piece of memory for each head. New pages are taken in ascending order.
 //
 // A pool lives as long as the last sequence on it. Neither is thread-safe: what changes one sequence (and the end of
 // its life) may change the pool, so all sequences of a pool change on one thread at a time. Reading them changes
@@ -38,7 +41,7 @@ struct PoolOptions {
   Index value_dim = 0;
   Index page_tokens = 16;      // of quantised formats a multiple of the group
   Index pages = 0;             // that there are from the start
-  bool may_grow = true;        // beyond them; otherwise append() refuses when none is free
+  bool may_grow = true;        // by as many at a time (4 MiB when 0); otherwise append() refuses when none is free
   bool rotated = true;         // whether keys are given rotated by their positions; kept in files
   kv::Grouping grouping = {};  // of quantised formats
 };
@@ -46,32 +49,40 @@ struct PoolOptions {
 // Pages of one size with the number of sequences that refer to each.
 class Pages {
  public:
-  Pages(Index page_bytes, bool may_grow) : page_bytes_(page_bytes), may_grow_(may_grow) {}
+  struct Sizes {
+    Index heads, key_bytes, value_bytes;  // bytes of a page for one head, of its keys and of its values
 
-  Index page_bytes() const { return page_bytes_; }
-  Index count() const { return Index(address_.size()); }
+    Index page() const { return heads * (key_bytes + value_bytes); }
+  };
+
+  Pages(const Sizes& sizes, Index at_a_time, bool may_grow)
+      : sizes_(sizes),
+        step_(at_a_time > 0 ? at_a_time : std::max<Index>(1, (Index{4} << 20) / sizes.page())),
+        may_grow_(may_grow) {}
+
+  bool may_grow() const { return may_grow_; }
+  Index page_bytes() const { return sizes_.page(); }
+  Index count() const { return Index(references_.size()); }
   Index free() const { return Index(free_.size()); }
   Index references(Index page) const { return references_[std::size_t(page)]; }
-  std::byte* address(Index page) const { return address_[std::size_t(page)]; }
+
+  // The keys, the values of kv head 0, and how far those of the next head are.
+  std::byte* keys(Index page) const { return slab(page) + page % step_ * sizes_.key_bytes; }
+  std::byte* values(Index page) const {
+    return slab(page) + sizes_.heads * key_stride() + page % step_ * sizes_.value_bytes;
+  }
+  Index key_stride() const { return step_ * sizes_.key_bytes; }
+  Index value_stride() const { return step_ * sizes_.value_bytes; }
 
   // Makes sure that `wanted` pages are free.
   void provide(const char* where, Index wanted) {
     if (wanted <= free()) return;
     check(may_grow_, where, "the pool may not grow, it has ", free(), " free pages, wanted ", wanted);
-    grow(std::max(wanted - free(), count() / 2));
+    grow(wanted - free());
   }
+  // At least so many more.
   void grow(Index more) {
-    const std::size_t pages = address_.size() + std::size_t(more);
-    address_.reserve(pages);
-    references_.reserve(pages);
-    free_.reserve(pages);
-    slabs_.reserve(slabs_.size() + 1);
-    slabs_.emplace_back(more * page_bytes_);
-    for (Index n = more; n-- > 0;) free_.push_back(count() + n);  // lower numbers are taken first
-    for (Index n = 0; n < more; ++n) {
-      address_.push_back(slabs_.back().data() + n * page_bytes_);
-      references_.push_back(0);
-    }
+    for (Index n = 0; n < more; n += step_) add_slab();
   }
 
   // One of the free pages, referred to once.
@@ -85,12 +96,28 @@ class Pages {
   void give(Index page) {
     if (--references_[std::size_t(page)] == 0) free_.push_back(page);
   }
+  void copy(Index from, Index to) {
+    for (Index h = 0; h < sizes_.heads; ++h) {
+      std::memcpy(keys(to) + h * key_stride(), keys(from) + h * key_stride(), std::size_t(sizes_.key_bytes));
+      std::memcpy(values(to) + h * value_stride(), values(from) + h * value_stride(), std::size_t(sizes_.value_bytes));
+    }
+  }
 
  private:
-  Index page_bytes_;
+  std::byte* slab(Index page) const { return slabs_[std::size_t(page / step_)].data(); }
+  void add_slab() {
+    const auto pages = std::size_t(count() + step_);
+    if (references_.capacity() < pages) references_.reserve(std::max(pages, 2 * references_.size()));
+    free_.reserve(references_.capacity());  // all may be given back
+    slabs_.emplace_back(step_ * page_bytes());
+    for (Index n = step_; n-- > 0;) free_.push_back(count() + n);  // lower numbers are taken first
+    references_.resize(pages, 0);
+  }
+
+  Sizes sizes_;
+  Index step_;
   bool may_grow_;
-  std::vector<Memory> slabs_{};
-  std::vector<std::byte*> address_{};
+  std::vector<Memory> slabs_{};  // each of `step_` pages
   std::vector<Index> references_{}, free_{};
 };
 
@@ -120,7 +147,7 @@ class Pool {
           ", got ", page);
     return pages_->references(page);
   }
-  // Makes sure that there are so many pages in all, also where the pool may not grow by itself.
+  // Makes sure that there are so many pages in all, or more, also where the pool may not grow by itself.
   void reserve(Index pages) {
     check(pages >= 0 && pages <= most_pages(), "fovea::cache::Pool::reserve", "the pages must be between 0 and ",
           most_pages(), ", got ", pages);
@@ -152,8 +179,8 @@ class Pool {
       : options_(options),
         formats_(both),
         pages_(std::make_shared<Pages>(
-            options.kv_heads * (both.k.bytes(options.page_tokens) + both.v.bytes(options.page_tokens)),
-            options.may_grow)) {
+            Pages::Sizes{options.kv_heads, both.k.bytes(options.page_tokens), both.v.bytes(options.page_tokens)},
+            options.pages, options.may_grow)) {
     check(options.pages >= 0 && options.pages <= most_pages(), name, "pages must be between 0 and ", most_pages(),
           ", got ", options.pages);
     if (options.pages > 0) pages_->grow(options.pages);
@@ -200,7 +227,8 @@ class Paged {
         values_(std::move(other.values_)),
         length_(std::exchange(other.length_, 0)),
         numbers_(std::exchange(other.numbers_, {})),
-        addresses_(std::exchange(other.addresses_, {})) {
+        keys_of_(std::exchange(other.keys_of_, {})),
+        values_of_(std::exchange(other.values_of_, {})) {
     other.pool_.pages_ = nullptr;
   }
   Paged& operator=(Paged&& other) noexcept {
@@ -224,9 +252,7 @@ class Paged {
     check_whole(where);
     check(tokens >= 0 && tokens <= most_tokens, where, "the tokens must be between 0 and ", most_tokens, ", got ",
           tokens);
-    const auto pages = std::size_t((tokens + page() - 1) / page());
-    numbers_.reserve(pages);
-    addresses_.reserve(pages);
+    make_table((tokens + page() - 1) / page());
   }
 
   // Tokens that follow: k [G,n,D] and v [G,n,E], or matrices [n,D] and [n,E] when there is one head; float or double.
@@ -333,7 +359,8 @@ class Paged {
     std::swap(values_, other.values_);
     std::swap(length_, other.length_);
     std::swap(numbers_, other.numbers_);
-    std::swap(addresses_, other.addresses_);
+    std::swap(keys_of_, other.keys_of_);
+    std::swap(values_of_, other.values_of_);
   }
 
   Index page() const { return pool_.options_.page_tokens; }
@@ -343,9 +370,8 @@ class Paged {
     return (written + page() - 1) / page();
   }
   Places places() const {
-    const Index key_bytes = keys_.format().bytes(page()), value_bytes = values_.format().bytes(page());
-    return {{addresses_.data(), page(), 0, key_bytes},
-            {addresses_.data(), page(), pool_.options_.kv_heads * key_bytes, value_bytes}};
+    const Pages& pool = *pool_.pages_;
+    return {{keys_of_.data(), page(), 0, pool.key_stride()}, {values_of_.data(), page(), 0, pool.value_stride()}};
   }
 
   // Pages for what follows up to `length` tokens: new ones, and copies of those that are shared and will be written.
@@ -368,22 +394,27 @@ class Paged {
     for (Index p = first; p < had; ++p) {
       if (!is_copied(p)) continue;
       const Index copy = pool.take(), shared = std::exchange(numbers_[std::size_t(p)], copy);
-      std::memcpy(pool.address(copy), pool.address(shared), std::size_t(pool.page_bytes()));
-      addresses_[std::size_t(p)] = pool.address(copy);
+      pool.copy(shared, copy);
+      keys_of_[std::size_t(p)] = pool.keys(copy);
+      values_of_[std::size_t(p)] = pool.values(copy);
       pool.give(shared);
     }
     for (Index p = had; p < wanted; ++p) add(pool.take());
   }
 
+  void make_table(Index pages) {
+    numbers_.reserve(std::size_t(pages));
+    keys_of_.reserve(std::size_t(pages));
+    values_of_.reserve(std::size_t(pages));
+  }
   void reserve_table(Index pages) {
-    if (pages <= Index(std::min(numbers_.capacity(), addresses_.capacity()))) return;
-    const auto room = std::size_t(std::max({pages, 2 * Index(numbers_.size()), Index{16}}));
-    numbers_.reserve(room);
-    addresses_.reserve(room);
+    if (pages > Index(std::min({numbers_.capacity(), keys_of_.capacity(), values_of_.capacity()})))
+      make_table(std::max({pages, 2 * Index(numbers_.size()), Index{16}}));
   }
   void add(Index page) {
     numbers_.push_back(page);
-    addresses_.push_back(pool_.pages_->address(page));
+    keys_of_.push_back(pool_.pages_->keys(page));
+    values_of_.push_back(pool_.pages_->values(page));
   }
   void share(Index page) {
     pool_.pages_->refer(page);
@@ -393,7 +424,8 @@ class Paged {
     while (Index(numbers_.size()) > pages) {
       pool_.pages_->give(numbers_.back());
       numbers_.pop_back();
-      addresses_.pop_back();
+      keys_of_.pop_back();
+      values_of_.pop_back();
     }
   }
 
@@ -401,8 +433,8 @@ class Paged {
   Side<Keys> keys_;
   Side<Values> values_;
   Index length_ = 0;
-  std::vector<Index> numbers_{};
-  std::vector<std::byte*> addresses_{};
+  std::vector<Index> numbers_{};                     // the page table
+  std::vector<std::byte*> keys_of_{}, values_of_{};  // where each page is
 };
 
 }  // namespace fovea::inline FOVEA_ISA::cache

@@ -56,12 +56,17 @@ inline void copy_rounded(S* to, const T* from, Index n) {
     for (Index j = 0; j < n; ++j) to[j] = static_cast<S>(from[j]);
   } else {
     constexpr int count = 8;
-    for (Index j = 0; j < n; j += count) {
-      const Index some = std::min<Index>(count, n - j);
-      float x[count] = {};
-      for (Index i = 0; i < some; ++i) x[i] = static_cast<float>(from[j + i]);
-      const auto narrow = detail::rounded<count>(native_load<float, count>(x), S());
-      std::memcpy(static_cast<void*>(to + j), &narrow, std::size_t(some) * sizeof(S));
+    Index j = 0;
+    for (; j + count <= n; j += count) {
+      const auto x = __builtin_convertvector(native_load<T, count>(from + j), Native<float, count>);
+      const auto narrow = detail::rounded<count>(x, S());
+      std::memcpy(static_cast<void*>(to + j), &narrow, sizeof narrow);
+    }
+    if (j < n) {
+      float rest[count] = {};
+      for (Index i = 0; j + i < n; ++i) rest[i] = static_cast<float>(from[j + i]);
+      const auto narrow = detail::rounded<count>(native_load<float, count>(rest), S());
+      std::memcpy(static_cast<void*>(to + j), &narrow, std::size_t(n - j) * sizeof(S));
     }
   }
 }

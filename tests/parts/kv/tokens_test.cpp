@@ -73,13 +73,21 @@ Paged<K, V> scattered(const Pool<K, V>& pool, const Inputs<float>& x) {
 }  // namespace
 
 TEST_CASE("Runs end with pages, with what is stored, and with the ring") {
-  const std::vector<std::byte> memory(3 * 5 * 8);
-  const std::byte* const pages[] = {memory.data(), memory.data() + 40, memory.data() + 80};
+  const std::vector<std::byte> memory(4 * 48);
+  const std::byte* const pages[] = {memory.data() + 48, memory.data() + 144, memory.data()};
   kv::Tokens<kv::Plain<float>> plain{{2}, pages, 5, 0, 40, 13, 13};
   CHECK(parts(plain, {0, 13}) == std::vector<Span>{{0, 5}, {5, 10}, {10, 13}});
   CHECK(parts(plain, {4, 6}) == std::vector<Span>{{4, 5}, {5, 6}});
   CHECK(parts(plain, {5, 10}) == std::vector<Span>{{5, 10}});
   CHECK(parts(plain, {7, 7}).empty());
+  // Pages of five tokens that follow one another are one run.
+  const std::byte* const near[] = {memory.data() + 8, memory.data() + 48, memory.data() + 88};
+  plain.pages = near;
+  CHECK(parts(plain, {0, 13}) == std::vector<Span>{{0, 13}});
+  CHECK(parts(plain, {4, 6}) == std::vector<Span>{{4, 6}});
+  const std::byte* const both[] = {memory.data() + 8, memory.data() + 48, memory.data() + 96};
+  plain.pages = both;
+  CHECK(parts(plain, {3, 13}) == std::vector<Span>{{3, 10}, {10, 13}});
 
   const float waiting[64 * 2] = {};
   kv::Tokens<kv::ValueFormat<kv::Int8>> late{{2, 16, 32}, nullptr, 32, 0, 0, 0, 20, waiting, 64};

@@ -30,20 +30,31 @@ struct Tokens {
     Index first = tokens.first;
     const Index last = std::min(tokens.last, stored);
     if (first < last) {
+      const Index at = offset + kv_head * head_bytes, page_bytes = format.packed(page);
       const std::byte* const* next = pages + first / page;
       Index in_page = first % page;
       while (true) {
-        const Index end = std::min(last, first + (page - in_page));
-        const auto run = format.run(*next + offset + kv_head * head_bytes, in_page);
-        if (end < last) {
-          constexpr Index ahead = Format::Run::piece;
-          format.run(*++next + offset + kv_head * head_bytes, 0).prefetch(0, std::min({ahead, page, last - end}));
+        auto run = format.run(*next + at, in_page);
+        Index end = std::min(last, first + (page - in_page)), room = page;
+        // Pages that follow one another in memory are one run.
+        while (end < last && next[1] == next[0] + page_bytes) {
+          end = std::min(last, end + page);
+          room += page;
+          ++next;
         }
+        if constexpr (requires { run.long_run = true; }) run.long_run = room * format.dim >= 2 * run.far;
+        if (end == last) {
+          f(Span{first, end}, run);
+          break;
+        }
+        ++next;
+        constexpr Index ahead = Format::Run::piece;
+        format.run(*next + at, 0).prefetch(0, std::min({ahead, page, last - end}));
         f(Span{first, end}, run);
         first = end;
-        if (first == last) break;
         in_page = 0;
       }
+      first = last;
     }
     if constexpr (Format::late) {
       const float* const slots = waiting + kv_head * ring * format.dim;
