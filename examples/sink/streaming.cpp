@@ -1,5 +1,6 @@
-// 400 tokens with a window of 60 and 4 sink tokens: all at once by the kernel, the last one from a cache by the kernel,
-// and by the reference, which keeps the cache of each token; returns non-zero when they disagree.
+// 400 tokens with a window of 60 and 4 sink tokens: all at once by the kernel, the last 100 token by token from a cache
+// that keeps 64 of them, and by the reference, which copies the cache of each token; returns non-zero when they
+// disagree.
 #include "sink/streaming.hpp"
 
 #include <cstdio>
@@ -13,17 +14,21 @@ int main() {
   auto out = fovea::output_for(q, v);
   fovea::streaming(q, k, v, out, options);
 
-  Matrix cached_k(64, 64), cached_v(64, 64);
-  cached_k << k.topRows(4), k.bottomRows(60);
-  cached_v << v.topRows(4), v.bottomRows(60);
-  Matrix last(1, 64);
-  fovea::streaming(q.bottomRows(1), cached_k, cached_v, last, options);
+  fovea::StreamingCache<float> cache(1, 64, 64, options);
+  cache.append(k.topRows(300), v.topRows(300));  // the prompt
+  Matrix decoded(100, 64);
+  for (Eigen::Index t = 300; t < 400; ++t) {
+    cache.append(k.middleRows(t, 1), v.middleRows(t, 1));
+    fovea::streaming(q.middleRows(t, 1), cache, decoded.middleRows(t - 300, 1));
+  }
 
   const auto expected =
       fovea::reference::streaming<double>(q.cast<double>(), k.cast<double>(), v.cast<double>(), 60, 4);
   double error = 0;
   for (Eigen::Index n = 0; n < out.size(); ++n) error = std::max(error, std::abs(out.data()[n] - expected.data()[n]));
-  for (Eigen::Index e = 0; e < 64; ++e) error = std::max(error, std::abs(last(0, e) - expected(399, e)));
+  for (Eigen::Index t = 300; t < 400; ++t) {
+    for (Eigen::Index e = 0; e < 64; ++e) error = std::max(error, std::abs(decoded(t - 300, e) - expected(t, e)));
+  }
   std::printf("largest error %.1e\n", error);
   return error < 1e-6 ? 0 : 1;
 }

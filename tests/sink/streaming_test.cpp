@@ -356,9 +356,8 @@ TEST_CASE("what streaming refuses leaves the output untouched", "[sink]") {
   CHECK(said({.window = 3, .sink_tokens = -2}) == "fovea::streaming: sink_tokens must not be negative, got -2");
   CHECK(said({.window = 3, .scale = infinity<double>}) == "fovea::streaming: the scale must be finite, got inf");
   CHECK(said({.window = 3, .rotary = {.rotated = 3}}) ==
-        "fovea::position::rotary: the rotated channels must be even and at most the width 8, got 3");
-  CHECK(said({.window = 3, .rotary = {.base = 0}}) ==
-        "fovea::position::rotary: the base must be positive and finite, got 0");
+        "fovea::streaming: the rotated channels must be even and at most the width 8, got 3");
+  CHECK(said({.window = 3, .rotary = {.base = 0}}) == "fovea::streaming: the base must be positive and finite, got 0");
   CHECK(all_nan(got.out.data(), got.out.size()));
   CHECK(all_nan(got.log_sum.data(), got.log_sum.size()));
 }

@@ -24,6 +24,8 @@ struct RotaryOptions {
   RotaryLayout layout = RotaryLayout::half_split;
   double base = 10000;
   Index rotated = 0;  // channels that are rotated, even; 0 for all
+
+  bool operator==(const RotaryOptions&) const = default;
 };
 
 // count positions from `first` on.
