@@ -58,8 +58,9 @@ inline void copy_rounded(S* to, const T* from, Index n) {
     constexpr int count = 8;
     Index j = 0;
     for (; j + count <= n; j += count) {
-      const auto x = __builtin_convertvector(native_load<T, count>(from + j), Native<float, count>);
-      const auto narrow = detail::rounded<count>(x, S());
+      float x[count];
+      for (int i = 0; i < count; ++i) x[i] = static_cast<float>(from[j + i]);
+      const auto narrow = detail::rounded<count>(native_load<float, count>(x), S());
       std::memcpy(static_cast<void*>(to + j), &narrow, sizeof narrow);
     }
     if (j < n) {
