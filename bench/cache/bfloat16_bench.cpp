@@ -2,6 +2,6 @@
 
 namespace {
 
-const bool added = bench::cached::add<Eigen::bfloat16>("bf16", "paged_16");
+const bool added = bench::cached::add<Eigen::bfloat16>("bf16", {"paged_16", "paged_16_strewn"});
 
 }  // namespace

@@ -5,7 +5,7 @@
 //   cache/prefill_chunk   256 tokens of a prompt behind those that are cached
 //   cache/append          256 tokens at once, and one by one
 //
-// `type` of a shape is what the cache stores, its pattern says how: contiguous, paged_16, ...
+// `type` of a shape is what the cache stores, its pattern says how: contiguous, paged_16, paged_16_strewn.
 #pragma once
 
 #include <memory>
@@ -44,7 +44,7 @@ inline Shape cached_shape(const char* type, const std::string& layout, Index bat
   return s;
 }
 
-inline std::vector<Shape> decode_cache_shapes(const char* type, const std::string& paged) {
+inline std::vector<Shape> decode_cache_shapes(const char* type, const std::vector<std::string>& paged) {
   std::vector<Shape> shapes;
   for (const Index heads : {32, 8}) {
     for (const Index dim : {128, 64}) {
@@ -52,9 +52,13 @@ inline std::vector<Shape> decode_cache_shapes(const char* type, const std::strin
         const bool quick = dim == 128 && (keys == 32768 || (keys == 1024 && heads == 8));
         shapes.push_back(cached_shape(type, "contiguous", 1, heads, 8, 1, keys, dim, quick));
         if (keys <= 8192) shapes.push_back(cached_shape(type, "contiguous", 16, heads, 8, 1, keys, dim));
-        if (dim != 128 || paged.empty()) continue;
-        shapes.push_back(cached_shape(type, paged, 1, heads, 8, 1, keys, dim, quick && keys == 32768));
-        if (keys == 8192) shapes.push_back(cached_shape(type, paged, 16, heads, 8, 1, keys, dim));
+        if (dim != 128) continue;
+        for (const std::string& layout : paged) {
+          const bool first = layout == paged.front();
+          shapes.push_back(
+              cached_shape(type, layout, 1, heads, 8, 1, keys, dim, quick && keys > 1024 && (first || heads == 8)));
+          if (keys == 8192 && first) shapes.push_back(cached_shape(type, layout, 16, heads, 8, 1, keys, dim));
+        }
       }
     }
   }
@@ -188,9 +192,9 @@ Prepared prepare_append(const Shape& shape, Index at_once) {
   return ready;
 }
 
-// All of them for a storage type; `paged` names its layout in pages, if that is measured too.
+// All of them for a storage type; `paged` names its layouts in pages, if they are measured too.
 template <class Tag>
-bool add(const char* type, const std::string& paged) {
+bool add(const char* type, const std::vector<std::string>& paged) {
   const auto attend = [&](const char* name, const std::vector<Shape>& shapes, bool ragged, Calls calls) {
     return add_prepared(name, type, shapes,
                         [=](const Shape& shape) { return prepare_attend<Tag>(shape, ragged, calls); });
@@ -199,7 +203,7 @@ bool add(const char* type, const std::string& paged) {
     return add_prepared(name, type, shapes, [=](const Shape& shape) { return prepare_append<Tag>(shape, at_once); });
   };
   std::vector<std::string> layouts = {"contiguous"};
-  if (!paged.empty()) layouts.push_back(paged);
+  if (!paged.empty()) layouts.push_back(paged.front());
 
   std::vector<Shape> ragged, prompts, grown;
   for (const std::string& layout : layouts) {

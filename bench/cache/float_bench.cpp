@@ -2,6 +2,6 @@
 
 namespace {
 
-const bool added = bench::cached::add<float>("f32", "paged_16");
+const bool added = bench::cached::add<float>("f32", {"paged_16", "paged_16_strewn"});
 
 }  // namespace

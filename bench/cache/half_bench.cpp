@@ -2,6 +2,6 @@
 
 namespace {
 
-const bool added = bench::cached::add<Eigen::half>("f16", "");
+const bool added = bench::cached::add<Eigen::half>("f16", {});
 
 }  // namespace

@@ -4,6 +4,6 @@
 
 namespace {
 
-const bool added = bench::cached::add<fovea::kv::Int4>("int4", "paged_32");
+const bool added = bench::cached::add<fovea::kv::Int4>("int4", {"paged_32", "paged_32_strewn"});
 
 }  // namespace

@@ -59,7 +59,7 @@ inline std::vector<Index> lengths_of(const Shape& s, bool ragged) {
   return lengths;
 }
 
-// Tokens of a page, as the pattern of the shape says: paged_16; zero when the cache is contiguous.
+// Tokens of a page, as the pattern of the shape says: paged_16, paged_16_strewn; zero when the cache is contiguous.
 inline Index page_tokens(const Shape& s) {
   const std::string start = "paged_";
   return s.pattern.label.starts_with(start) ? std::stoll(s.pattern.label.substr(start.size())) : 0;
@@ -163,7 +163,8 @@ class Sequences {
     cache.append(k, v);
   }
 
-  // The pool has served others before: pages that follow one another in a sequence do not in memory.
+  // All grow by turns, a page at a time. Strewn: the pool has served others before, and the next free page is somewhere
+  // else.
   void fill_pages(Index page, const std::vector<Index>& lengths) {
     constexpr Index others = 16;
     Index pages = 0;
@@ -173,7 +174,7 @@ class Sequences {
                                             .value_dim = shape_.value_dim,
                                             .page_tokens = page,
                                             .pages = pages});
-    {
+    if (shape_.pattern.label.ends_with("strewn")) {
       std::vector<fovea::cache::Paged<Tag>> before;
       for (Index n = 0; n < others; ++n) before.emplace_back(*pool_);
       for (Index t = 0; pool_->free_pages() > others; t += page) {
