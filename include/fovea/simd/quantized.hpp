@@ -115,6 +115,38 @@ void add_codes(const T* weights, Index weights_stride, const ValueBlocks<bits>& 
   }
 }
 
+// 16 codes of one lane from `depth` (a multiple of 16) on, as bytes.
+template <int bits>
+[[gnu::always_inline]] inline Native<std::uint8_t, 16> codes_of_lane(const std::uint8_t* panel, Index lane,
+                                                                     Index depth) {
+  using Layout = Codes<bits>;
+  const std::uint8_t* const at = panel + depth / Layout::in_step * Layout::step_bytes + 4 * lane;
+  std::uint32_t word[4];
+  if constexpr (bits == 8) {
+    for (int i = 0; i < 4; ++i) std::memcpy(word + i, at + i * Layout::step_bytes, 4);
+  } else {
+    for (int i = 0; i < 2; ++i) {
+      std::uint32_t both;
+      std::memcpy(&both, at + i * Layout::step_bytes, 4);
+      word[2 * i] = both & 0x0f0f0f0f;
+      word[2 * i + 1] = both >> 4 & 0x0f0f0f0f;
+    }
+  }
+  Native<std::uint8_t, 16> codes;
+  std::memcpy(&codes, word, sizeof codes);
+  return codes;
+}
+
+// The first n (at most a vector) lanes of x.
+template <class T>
+[[gnu::always_inline]] inline void store_up_to(T* to, Pack<T> x, Index n) {
+  if (n >= lanes<T>) {
+    store(to, x);
+  } else {
+    store_some(to, x, n);
+  }
+}
+
 // Calls f(some, i) with some = 4, 2 or 1 (as a type) for blocks of rows i to i + some - 1.
 template <class F>
 [[gnu::always_inline]] inline void each_block_of_rows(Index rows, F&& f) {
@@ -180,6 +212,71 @@ void add_coded(Index rows, const T* weights, Index weights_stride, const ValueBl
                                             out + i * width, width, own_shrink);
         }
       });
+}
+
+// Keys as rows of T, `to_stride` apart, dim numbers of each.
+template <class T, int bits>
+void read_coded(const KeyBlocks<bits>& keys, Index first, Index count, Index dim, T* to, Index to_stride) {
+  const Index last = first + count;
+  for (Index block = first / keys.group; block * keys.group < last; ++block) {
+    const Index begin = std::max<Index>(first - block * keys.group, 0);
+    const Index end = std::min(last - block * keys.group, keys.group);
+    T* const rows = to + (block * keys.group - first) * to_stride;
+    for (Index d = 0; d < dim; d += panel_lanes) {
+      constexpr int vectors = int(panel_lanes / lanes<T>);
+      Pack<T> scale[vectors], low[vectors];
+      for (int i = 0; i < vectors; ++i) {
+        scale[i] = load_as<T>(keys.scale(block) + d + i * lanes<T>);
+        low[i] = load_as<T>(keys.low(block) + d + i * lanes<T>);
+      }
+      for (Index j = begin; j < end; ++j) {
+        const std::uint8_t* const panel = keys.codes(block) + j / panel_lanes * keys.panel_bytes();
+        alignas(64) T code[std::size_t(panel_lanes)];
+        const auto wide =
+            __builtin_convertvector(detail::codes_of_lane<bits>(panel, j % panel_lanes, d), Native<std::int32_t, 16>);
+        const auto x = __builtin_convertvector(wide, Native<T, 16>);
+        std::memcpy(code, &x, sizeof code);
+        for (Index i = 0; i < vectors && d + i * lanes<T> < dim; ++i)
+          detail::store_up_to(rows + j * to_stride + d + i * lanes<T>, fma(load(code + i * lanes<T>), scale[i], low[i]),
+                              dim - (d + i * lanes<T>));
+      }
+    }
+  }
+}
+
+// Values as rows of T, `to_stride` apart, dim numbers of each.
+template <class T, int bits>
+void read_coded(const ValueBlocks<bits>& values, Index first, Index count, Index dim, T* to, Index to_stride) {
+  using Layout = Codes<bits>;
+  constexpr int some = int(lanes<T>);
+  const Index last = first + count;
+  for (Index block = first / coded_tokens; block * coded_tokens < last; ++block) {
+    const Index begin = std::max<Index>(first - block * coded_tokens, 0);
+    const Index end = std::min(last - block * coded_tokens, coded_tokens);
+    T* const rows = to + (block * coded_tokens - first) * to_stride;
+    T scale[std::size_t(coded_tokens)], low[std::size_t(coded_tokens)];
+    for (Index d = 0; d < dim; d += lanes<T>) {
+      if (d % values.group == 0) {
+        const Index own = d / values.group * coded_tokens;
+        for (Index j = 0; j < coded_tokens; j += lanes<T>) {
+          store(scale + j, load_as<T>(values.scale(block) + own + j));
+          store(low + j, load_as<T>(values.low(block) + own + j));
+        }
+      }
+      const std::uint8_t* const panel = values.codes(block) + d / panel_lanes * values.panel_bytes;
+      for (Index j = begin / Layout::in_step * Layout::in_step; j < end; j += Layout::in_step) {
+        Native<std::int32_t, some> word;
+        std::memcpy(&word, panel + j / Layout::in_step * Layout::step_bytes + 4 * (d % panel_lanes), sizeof word);
+        for (int k = 0; k < Layout::in_step; ++k) {
+          if (j + k < begin || j + k >= end) continue;
+          const Native<std::int32_t, some> code = (word >> Layout::place(k)) & Layout::levels;
+          const auto x = detail::same_bits<Pack<T>>(__builtin_convertvector(code, Native<T, some>));
+          detail::store_up_to(rows + (j + k) * to_stride + d, fma(x, Pack<T>(scale[j + k]), Pack<T>(low[j + k])),
+                              dim - d);
+        }
+      }
+    }
+  }
 }
 
 }  // namespace fovea::inline FOVEA_ISA::simd

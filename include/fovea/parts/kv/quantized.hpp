@@ -35,6 +35,8 @@ struct Int4 {};
 
 namespace detail {
 
+constexpr Index far_ahead = 8192;  // bytes: what some hundred nanoseconds bring in
+
 constexpr Index up_to(Index step, Index n) { return (n + step - 1) / step * step; }
 
 inline Eigen::half half_from(std::uint16_t raw) { return Eigen::numext::bit_cast<Eigen::half>(raw); }
@@ -72,11 +74,6 @@ struct Grid {
   }
 };
 
-template <class T>
-[[gnu::always_inline]] inline T decoded(int code, Eigen::half scale, Eigen::half low) {
-  return static_cast<T>(static_cast<float>(scale)) * T(code) + static_cast<T>(static_cast<float>(low));
-}
-
 [[gnu::always_inline]] inline void prefetch(const std::uint8_t* first, const std::uint8_t* last) {
   for (const std::uint8_t* p = first; p < last; p += 64) __builtin_prefetch(p, 0, 2);
 }
@@ -103,7 +100,9 @@ struct CodedKeys {
   simd::KeyBlocks<bits> blocks;
   Index token = 0;  // of the blocks, the first one
   Index dim = 0;
-  Index ahead = 0;  // bytes from what score() reads to what it asks for
+  bool long_run = false;  // whether memory goes on like this far behind the run, so that it can be asked for early
+
+  static constexpr Index far = detail::far_ahead * 8 / bits;  // elements
 
   template <class T>
   static constexpr Index scratch_size(Index /*rows*/, Index dim) {
@@ -113,18 +112,13 @@ struct CodedKeys {
   template <class T>
   void score(Index queries, const T* q, Index q_stride, Index first, Index count, T* scores, Index scores_stride,
              T* scratch) const {
-    simd::dot_coded(queries, q, q_stride, dim, blocks, token + first, count, scores, scores_stride, scratch, ahead);
+    simd::dot_coded(queries, q, q_stride, dim, blocks, token + first, count, scores, scores_stride, scratch,
+                    long_run ? detail::far_ahead : 0);
   }
 
   template <class T>
   void read(Index first, Index count, T* to, Index to_stride) const {
-    for (Index j = 0; j < count; ++j) {
-      const Index block = (token + first + j) / blocks.group, own = (token + first + j) % blocks.group;
-      const std::uint8_t* const panel = blocks.codes(block) + own / simd::panel_lanes * blocks.panel_bytes();
-      const Eigen::half *const scale = blocks.scale(block), *const low = blocks.low(block);
-      for (Index d = 0; d < dim; ++d)
-        to[j * to_stride + d] = detail::decoded<T>(Codes::get(panel, own % simd::panel_lanes, d), scale[d], low[d]);
-    }
+    simd::read_coded(blocks, token + first, count, dim, to, to_stride);
   }
 
   bool finite(Index, Index) const { return true; }
@@ -145,12 +139,14 @@ struct CodedKeys {
 template <int bits>
 struct CodedValues {
   using Codes = simd::Codes<bits>;
-  static constexpr Index piece = 64;
+  static constexpr Index piece = simd::coded_tokens;  // of a block: sums do not go across
 
   simd::ValueBlocks<bits> blocks;
   Index token = 0;  // of the blocks, the first one
   Index dim = 0;
-  Index ahead = 0;  // bytes from what add() reads to what it asks for
+  bool long_run = false;  // as of keys
+
+  static constexpr Index far = detail::far_ahead * 8 / bits;
 
   template <class T>
   static constexpr Index scratch_size(Index /*rows*/, Index dim) {
@@ -162,21 +158,13 @@ struct CodedValues {
   template <class T>
   void add(Index rows, Index first, Index count, const T* weights, Index weights_stride, T* out, Index width,
            const T* shrink, T* scratch) const {
-    simd::add_coded(rows, weights, weights_stride, blocks, token + first, count, out, width, shrink, scratch, ahead);
+    simd::add_coded(rows, weights, weights_stride, blocks, token + first, count, out, width, shrink, scratch,
+                    long_run ? detail::far_ahead : 0);
   }
 
   template <class T>
   void read(Index first, Index count, T* to, Index to_stride) const {
-    for (Index j = 0; j < count; ++j) {
-      const Index block = (token + first + j) / simd::coded_tokens, own = (token + first + j) % simd::coded_tokens;
-      const Eigen::half *const scale = blocks.scale(block) + own, *const low = blocks.low(block) + own;
-      for (Index d = 0; d < dim; ++d) {
-        const std::uint8_t* const panel = blocks.codes(block) + d / simd::panel_lanes * blocks.panel_bytes;
-        const Index group = d / blocks.group * simd::coded_tokens;
-        to[j * to_stride + d] =
-            detail::decoded<T>(Codes::get(panel, d % simd::panel_lanes, own), scale[group], low[group]);
-      }
-    }
+    simd::read_coded(blocks, token + first, count, dim, to, to_stride);
   }
 
   bool finite(Index, Index) const { return true; }
