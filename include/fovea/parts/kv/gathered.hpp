@@ -54,6 +54,13 @@ struct Gathered {
   }
 
  private:
+  // What follows a short run in memory is hardly what the list names next, and is not asked for.
+  template <class Run>
+  [[gnu::always_inline]] static Run listed(Run run, Index size) {
+    if constexpr (requires { run.long_run = false; }) run.long_run = run.long_run && size >= 2 * Run::piece;
+    return run;
+  }
+
   // f(there, shift) for tokens that are neighbours in `from`, where they stand `shift` further on.
   template <class F>
   [[gnu::always_inline]] void each_stretch(Index batch, Index kv_head, Span tokens, F&& f) const {

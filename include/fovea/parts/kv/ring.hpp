@@ -83,7 +83,7 @@ struct Ring {
   [[gnu::always_inline]] void each_run(const View<const S>& x, Index batch, Index kv_head, Span tokens, F&& f) const {
     order.each_run(
         seen_of(batch), tokens, [&](Span part, Index slot) __attribute__((always_inline)) {
-          f(part, Rows<S>{x.row(batch, kv_head, slot), x.length_stride, x.dim});
+          f(part, Rows<S>{x.row(batch, kv_head, slot), x.length_stride, x.dim, true});
         });
   }
 };
