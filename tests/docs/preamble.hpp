@@ -12,6 +12,7 @@
 
 #include <fovea/cache/contiguous.hpp>
 #include <fovea/cache/paged.hpp>
+#include <fovea/dense/cached_attention.hpp>
 #include <fovea/dense/scaled_dot_product.hpp>
 #include <fovea/engine/attend.hpp>
 #include <fovea/exec/eigen_device.hpp>
