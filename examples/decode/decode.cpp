@@ -43,7 +43,7 @@ const std::vector<Kind>& kinds() {
       paged<Eigen::half>("half-paged", 16),
       paged<fovea::kv::Int8>("int8-paged", 32),
       paged<fovea::kv::Int4>("int4-paged", 32),
-      rolling("float-rolling"),
+      rolling<float>("float-rolling"),
   };
   return all;
 }

@@ -4,12 +4,11 @@
 #include <algorithm>
 #include <fovea/cache/contiguous.hpp>
 #include <fovea/cache/paged.hpp>
+#include <fovea/cache/rolling_cache.hpp>
 #include <fovea/engine/attend.hpp>
 #include <fovea/exec/workspace.hpp>
 #include <fovea/parts/kv/batch.hpp>
 #include <fovea/parts/kv/quantized.hpp>
-#include <fovea/parts/kv/ring.hpp>
-#include <fovea/parts/kv/rolling_cache.hpp>
 #include <fovea/parts/mask/causal.hpp>
 #include <fovea/parts/mask/window.hpp>
 #include <functional>
@@ -65,39 +64,25 @@ class Caches : public History {
     sources_.clear();
     for (std::size_t b = 0; b < caches.size(); ++b) {
       caches[b].append(sequence_of(heads.k, Index(b)), sequence_of(heads.v, Index(b)));
-      sources_.push_back({caches[b].source()});
+      sources_.push_back({source_for(caches[b], heads.q.length)});
     }
     const auto recipe = fovea::softmax().mask(fovea::mask::causal() & fovea::mask::window(window_));
     fovea::attend(heads.q, fovea::kv::batch(sources_), heads.out, recipe, fovea::exec::reuse(workspace_));
   }
 
  private:
+  // A rolling cache hides what has left its window, and must not yet for the first of several queries.
+  static auto source_for(const Cache& cache, Index queries) {
+    if constexpr (requires { cache.source(queries - 1); }) {
+      return cache.source(queries - 1);
+    } else {
+      return cache.source();
+    }
+  }
+
   Index window_;
   std::vector<std::vector<Cache>> layers_;  // [layers, sequences]
-  std::vector<Sequence<decltype(std::declval<Cache>().source())>> sources_;
-  fovea::Workspace workspace_;
-};
-
-// Rings that hold a window, of all sequences: a text without end in memory that does not grow. Pieces of a prompt are
-// appended before they are read, so there is room for one of them beside the window of its first token.
-class Rings : public History {
- public:
-  Rings(const Model& model, Index sequences, Index window) : window_(window) {
-    for (Index l = 0; l < model.layers; ++l)
-      layers_.emplace_back(sequences, model.kv_heads, model.head_dim, model.head_dim, window + piece - 1);
-  }
-
-  void operator()(Index layer, const Heads& heads) override {
-    fovea::RollingCache<float>& cache = layers_[std::size_t(layer)];
-    cache.append(heads.k, heads.v);
-    const auto source = fovea::kv::ring(cache.keys(), cache.values(), cache.sink_tokens(), cache.seen());
-    const auto recipe = fovea::softmax().mask(fovea::mask::causal() & fovea::mask::window(window_));
-    fovea::attend(heads.q, source, heads.out, recipe, fovea::exec::reuse(workspace_));
-  }
-
- private:
-  Index window_;
-  std::vector<fovea::RollingCache<float>> layers_;
+  std::vector<Sequence<decltype(source_for(std::declval<Cache>(), 1))>> sources_;
   fovea::Workspace workspace_;
 };
 
@@ -141,12 +126,22 @@ Kind paged(const std::string& name, Index page_tokens) {
   return {name, bytes_per_token<Tag>, make};
 }
 
-// Its window is the context where no shorter one is wanted.
-inline Kind rolling(const std::string& name) {
+// A ring that holds the window, the context where no shorter one is wanted: a text without end in memory that does not
+// grow. There is room for a piece of a prompt beside the window.
+template <class Tag>
+Kind rolling(const std::string& name) {
+  using Cache = fovea::cache::Rolling<Tag>;
   const auto make = [](const Model& model, Index sequences, Index window) -> std::unique_ptr<History> {
-    return std::make_unique<Rings>(model, sequences, std::min(window, context));
+    window = std::min(window, context);
+    return std::make_unique<Caches<Cache>>(model, sequences, window, [&] {
+      return Cache({.kv_heads = model.kv_heads,
+                    .key_dim = model.head_dim,
+                    .value_dim = model.head_dim,
+                    .window = window,
+                    .spare = piece - 1});
+    });
   };
-  return {name, bytes_per_token<float>, make};
+  return {name, bytes_per_token<Tag>, make};
 }
 
 }  // namespace decode
