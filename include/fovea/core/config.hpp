@@ -7,10 +7,14 @@
 
 #include <cstdint>
 
-#if defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define FOVEA_ISA avx512_vnni
+#elif defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define FOVEA_ISA avx512
 #elif defined(__AVX512F__)
 #define FOVEA_ISA avx512f
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define FOVEA_ISA avx2_fma_f16c
 #elif defined(__AVX2__) && defined(__FMA__)
 #define FOVEA_ISA avx2_fma
 #elif defined(__AVX2__)

@@ -16,8 +16,37 @@ inline constexpr Index dot_queries = lanes<T> >= 16  ? 4
                                      : lanes<T> >= 8 ? 2
                                                      : 1;
 
+// The products of one query with as many keys as a vector has lanes, key by key: of rows that are stored narrower than
+// T memory is read most evenly in order.
+template <class T, class S, class Later>
+[[gnu::always_inline]] inline Native<T, int(lanes<T>)> dot_in_order(const T* q, const S* const* key, Index dim,
+                                                                    Later later) {
+  constexpr int keys = int(lanes<T>);
+  constexpr Index line = 64 / Index(sizeof(S));
+  const Index four = dim / (4 * lanes<T>)*(4 * lanes<T>), full = dim / lanes<T> * lanes<T>;
+  Native<T, keys> product[keys];
+#pragma GCC unroll 16
+  for (int j = 0; j < keys; ++j) {
+    Pack<T> sum[4];
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) sum[c] = Pack<T>(T(0));
+    const auto step = [&](Index d, int c) __attribute__((always_inline)) {
+      sum[c] = fma(load(q + d), load_as<T>(key[j] + d), sum[c]);
+      if (c * lanes<T> % line == 0) later(key[j] + d);
+    };
+    for (Index d = 0; d < four; d += 4 * lanes<T>) {
+#pragma GCC unroll 4
+      for (int c = 0; c < 4; ++c) step(d + c * lanes<T>, c);
+    }
+    for (Index d = four; d < full; d += lanes<T>) step(d, 0);
+    if (full < dim) sum[1] = fma(load(q + full), load_some_as<T>(key[j] + full, dim - full), sum[1]);
+    product[j] = native((sum[0] + sum[1]) + (sum[2] + sum[3]));
+  }
+  return sum_each<T, keys>(product);
+}
+
 // The products of `queries` queries with lanes / queries keys, query by query in the lanes of the result.
-template <class T, int queries, class S, class Later = NotAhead>
+template <class T, int queries, class S, class Later = AskNothing>
 [[gnu::always_inline]] inline Native<T, int(lanes<T>)> dot_block(const T* q, Index q_stride, const S* const* key,
                                                                  Index dim, Later later = {}) {
   constexpr int keys = int(lanes<T>) / queries;
@@ -52,7 +81,12 @@ inline void dot_queries_with_rows(const T* q, Index q_stride, Index count, const
   const auto block = [&](Index j, Index there) __attribute__((always_inline)) {
     const S* key[std::size_t(keys)];
     for (Index i = 0; i < keys; ++i) key[i] = k + (j + std::min(i, there - 1)) * k_stride;
-    const auto product = dot_block<T, queries>(q, q_stride, key, dim, later);
+    Native<T, int(lanes<T>)> product;
+    if constexpr (queries == 1 && sizeof(S) < sizeof(T)) {
+      product = dot_in_order<T>(q, key, dim, later);
+    } else {
+      product = dot_block<T, queries>(q, q_stride, key, dim, later);
+    }
     for (Index i = 0; i < queries; ++i)
       std::memcpy(scores + i * scores_stride + j, reinterpret_cast<const char*>(&product) + i * keys * Index(sizeof(T)),
                   std::size_t(there) * sizeof(T));
@@ -66,7 +100,7 @@ inline void dot_queries_with_rows(const T* q, Index q_stride, Index count, const
 
 // scores[i][j] = q_i . k_j for `queries` queries and `count` rows of `dim` elements, stored as S. Queries are whole
 // vectors, zero behind dim.
-template <class T, class S, class Later = NotAhead>
+template <class T, class S, class Later = AskNothing>
 inline void dot_rows(Index queries, const T* q, Index q_stride, Index count, const S* k, Index k_stride, Index dim,
                      T* scores, Index scores_stride, Later later = {}) {
   Index i = 0;

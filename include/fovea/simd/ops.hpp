@@ -255,11 +255,11 @@ template <class T>
 }
 
 // What a kernel does about memory that it will want later: nothing, or ask for what lies so many elements further on.
-struct NotAhead {
+struct AskNothing {
   template <class S>
   [[gnu::always_inline]] void operator()(const S*) const {}
 };
-struct Ahead {
+struct AskFor {
   Index elements = 0;
 
   template <class S>

@@ -67,11 +67,15 @@ inline void register_tile(Index depth, const T* a, Index lda, const S* b, Index 
 
 // One band of `rows` rows; columns is a whole number of vectors; B is stored as S. shrink (rows numbers) is read for
 // Onto::shrunk_sum alone.
-template <int rows, Onto onto, class T, class S, class Later = NotAhead>
+template <int rows, Onto onto, class T, class S, class Later = AskNothing>
 inline void multiply_rows(Index columns, Index depth, const T* a, Index lda, const S* b, Index ldb, T* c, Index ldc,
                           const T* shrink = nullptr, Later later = {}) {
   constexpr Index most = tile_vectors * lanes<T>;
   Index j = 0;
+  if constexpr (rows == 1) {  // more sums, so that the machine need not wait for one
+    for (; j + 2 * most <= columns; j += 2 * most)
+      detail::register_tile<rows, 2 * tile_vectors, onto>(depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
+  }
   for (; j + most <= columns; j += most)
     detail::register_tile<rows, tile_vectors, onto>(depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
   if constexpr (tile_vectors > 2) {

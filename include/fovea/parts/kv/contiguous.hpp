@@ -53,10 +53,10 @@ struct Contiguous {
   Index value_dim() const { return v.dim; }
 
   Rows<K> keys(Index batch, Index kv_head, Span tokens) const {
-    return {k.row(batch, kv_head, tokens.first), k.length_stride, k.dim, true};
+    return {k.row(batch, kv_head, tokens.first), k.length_stride, k.dim, k.length * k.dim >= Rows<K>::much};
   }
   Rows<V> values(Index batch, Index kv_head, Span tokens) const {
-    return {v.row(batch, kv_head, tokens.first), v.length_stride, v.dim, true};
+    return {v.row(batch, kv_head, tokens.first), v.length_stride, v.dim, v.length * v.dim >= Rows<V>::much};
   }
   template <class F>
   [[gnu::always_inline]] void each_keys(Index batch, Index kv_head, Span tokens, F&& f) const {

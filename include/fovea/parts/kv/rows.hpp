@@ -23,10 +23,12 @@ struct Rows {
   const S* data = nullptr;
   Index stride = 0;
   Index dim = 0;
-  bool long_run = false;  // whether memory goes on like this far behind the run, so that it can be asked for early
+  bool long_run = false;  // whether much memory goes on like this behind the run, so that it is asked for early
+  Index later = far;      // elements from what is read to what is asked for
 
   static constexpr Index piece = 16;
-  static constexpr Index far = Index(16384 / sizeof(S));  // elements: what some hundred nanoseconds bring in
+  static constexpr Index far = Index(16384 / sizeof(S));         // elements: what some hundred nanoseconds bring in
+  static constexpr Index much = Index((256 << 10) / sizeof(S));  // elements of a head: less is near in any case
 
   const S* operator[](Index j) const { return data + j * stride; }
 
@@ -92,7 +94,7 @@ struct Rows {
   }
 
  private:
-  simd::Ahead ahead() const { return {long_run ? far : 0}; }
+  simd::AskFor ahead() const { return {long_run ? later : 0}; }
 };
 
 }  // namespace fovea::inline FOVEA_ISA::kv
