@@ -121,20 +121,19 @@ template <int bits>
                                                                      Index depth) {
   using Layout = Codes<bits>;
   const std::uint8_t* const at = panel + depth / Layout::in_step * Layout::step_bytes + 4 * lane;
-  std::uint32_t word[4];
+  const auto word = [&](int i) __attribute__((always_inline)) {
+    std::uint32_t four;
+    std::memcpy(&four, at + i * Layout::step_bytes, 4);
+    return four;
+  };
+  // Put together in registers: a vector would wait for words that were stored one by one.
+  Native<std::uint32_t, 4> codes;
   if constexpr (bits == 8) {
-    for (int i = 0; i < 4; ++i) std::memcpy(word + i, at + i * Layout::step_bytes, 4);
+    codes = Native<std::uint32_t, 4>{word(0), word(1), word(2), word(3)};
   } else {
-    for (int i = 0; i < 2; ++i) {
-      std::uint32_t both;
-      std::memcpy(&both, at + i * Layout::step_bytes, 4);
-      word[2 * i] = both & 0x0f0f0f0f;
-      word[2 * i + 1] = both >> 4 & 0x0f0f0f0f;
-    }
+    codes = Native<std::uint32_t, 4>{word(0), word(0) >> 4, word(1), word(1) >> 4} & 0x0f0f0f0f;
   }
-  Native<std::uint8_t, 16> codes;
-  std::memcpy(&codes, word, sizeof codes);
-  return codes;
+  return same_bits<Native<std::uint8_t, 16>>(codes);
 }
 
 // The first n (at most a vector) lanes of x.
@@ -217,10 +216,11 @@ void add_coded(Index rows, const T* weights, Index weights_stride, const ValueBl
 // Keys as rows of T, `to_stride` apart, dim numbers of each.
 template <class T, int bits>
 void read_coded(const KeyBlocks<bits>& keys, Index first, Index count, Index dim, T* to, Index to_stride) {
-  const Index last = first + count;
+  const Index last = first + count, panel_bytes = keys.panel_bytes();
   for (Index block = first / keys.group; block * keys.group < last; ++block) {
     const Index begin = std::max<Index>(first - block * keys.group, 0);
     const Index end = std::min(last - block * keys.group, keys.group);
+    const std::uint8_t* const block_codes = keys.codes(block);
     T* const rows = to + (block * keys.group - first) * to_stride;
     for (Index d = 0; d < dim; d += panel_lanes) {
       constexpr int vectors = int(panel_lanes / lanes<T>);
@@ -230,15 +230,19 @@ void read_coded(const KeyBlocks<bits>& keys, Index first, Index count, Index dim
         low[i] = load_as<T>(keys.low(block) + d + i * lanes<T>);
       }
       for (Index j = begin; j < end; ++j) {
-        const std::uint8_t* const panel = keys.codes(block) + j / panel_lanes * keys.panel_bytes();
-        alignas(64) T code[std::size_t(panel_lanes)];
-        const auto wide =
-            __builtin_convertvector(detail::codes_of_lane<bits>(panel, j % panel_lanes, d), Native<std::int32_t, 16>);
-        const auto x = __builtin_convertvector(wide, Native<T, 16>);
-        std::memcpy(code, &x, sizeof code);
-        for (Index i = 0; i < vectors && d + i * lanes<T> < dim; ++i)
-          detail::store_up_to(rows + j * to_stride + d + i * lanes<T>, fma(load(code + i * lanes<T>), scale[i], low[i]),
-                              dim - (d + i * lanes<T>));
+        const std::uint8_t* const panel = block_codes + j / panel_lanes * panel_bytes;
+        const auto codes = detail::codes_of_lane<bits>(panel, j % panel_lanes, d);
+        std::uint8_t code[16];
+        std::memcpy(code, &codes, sizeof code);
+        for (Index i = 0; i < vectors && d + i * lanes<T> < dim; ++i) {
+          constexpr int some = int(lanes<T>);
+          // Twice as wide at a time: g++ 12 takes the lanes apart otherwise.
+          const auto half_wide =
+              __builtin_convertvector(native_load<std::uint8_t, some>(code + i * some), Native<std::uint16_t, some>);
+          const auto wide = __builtin_convertvector(half_wide, Native<std::int32_t, some>);
+          const auto x = detail::same_bits<Pack<T>>(__builtin_convertvector(wide, Native<T, some>));
+          detail::store_up_to(rows + j * to_stride + d + i * some, fma(x, scale[i], low[i]), dim - (d + i * some));
+        }
       }
     }
   }

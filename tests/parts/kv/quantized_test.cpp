@@ -127,16 +127,29 @@ TEMPLATE_TEST_CASE("a group of one value has scale zero and gives it back", "[kv
   CHECK(got == x);
 }
 
-TEST_CASE("a code between two is the even one", "[kv][quantized]") {
-  using Grid = fovea::kv::detail::Grid<4>;
-  const Grid grid(0, 15);
-  CHECK(float(grid.scale) == 1);
-  CHECK(grid.code(0.5) == 0);
-  CHECK(grid.code(1.5) == 2);
-  CHECK(grid.code(2.5) == 2);
-  CHECK(grid.code(14.5) == 14);
-  CHECK(grid.code(-1) == 0);
-  CHECK(grid.code(16) == 15);
+TEMPLATE_TEST_CASE("codes are those of a plain quantiser, ties even", "[kv][quantized]", float, double) {
+  // Round trips of 4 bits: codes are (x^ - low) / scale. Halves of steps are frequent.
+  const fovea::kv::QuantizedKeys<4> format{dim, 16, 16};
+  std::mt19937 engine(13);
+  std::vector<TestType> x(16 * dim);
+  for (auto& value : x) value = TestType(int(engine() % 31)) / 2;
+  for (Index d = 0; d < dim; ++d) {
+    x[std::size_t(d)] = 0;
+    x[std::size_t(dim + d)] = 15;
+  }
+  const auto memory = stretch(format, 16);
+  format.write(memory.get(), 0, 16, x.data(), dim);
+  const auto got = stored(format, memory.get(), 0, 16);
+  int wrong = 0, ties = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double exact = double(x[i]);
+    const double below = std::floor(exact);
+    const double code = exact - below != 0.5 ? exact : std::fmod(below, 2) == 0 ? below : below + 1;
+    ties += exact - below == 0.5;
+    wrong += got[i] != code;
+  }
+  CHECK(ties > 100);
+  CHECK(wrong == 0);
 }
 
 TEST_CASE("what is stored of a group covers its range, closely", "[kv][quantized]") {
@@ -145,7 +158,7 @@ TEST_CASE("what is stored of a group covers its range, closely", "[kv][quantized
   for (std::size_t i = 0; i + 1 < x.size(); i += 2) {
     const double shrink = std::exp2(-double(i % 40)), least = std::min(x[i], x[i + 1]) * shrink,
                  most = std::max(x[i], x[i + 1]) * shrink;
-    const fovea::kv::detail::Grid<8> grid(least, most);
+    const fovea::simd::Grid<8> grid(least, most);
     const double low = double(float(grid.low)), scale = double(float(grid.scale));
     wrong += !(low <= least && low + 255 * scale >= most);
     // One unit in the last place of a half, 2^-10 of it and 2^-24 at least, for the minimum, for the scale too.

@@ -19,13 +19,15 @@
 //             G = P / group rounded up. 4 P bits + 128 G bytes
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 
 #include <fovea/core/check.hpp>
 #include <fovea/parts/kv/format.hpp>
+#include <fovea/simd/encode.hpp>
 #include <fovea/simd/quantized.hpp>
+#include <fovea/simd/range.hpp>
+#include <fovea/simd/row.hpp>
 
 namespace fovea::inline FOVEA_ISA::kv {
 
@@ -39,41 +41,6 @@ constexpr Index far_ahead = 8192;  // bytes: what some hundred nanoseconds bring
 
 constexpr Index up_to(Index step, Index n) { return (n + step - 1) / step * step; }
 
-inline Eigen::half half_from(std::uint16_t raw) { return Eigen::numext::bit_cast<Eigen::half>(raw); }
-inline std::uint16_t raw_half(Eigen::half x) { return Eigen::numext::bit_cast<std::uint16_t>(x); }
-
-// The largest half that is not above x, and the smallest that is not below it; |x| is at most the largest half.
-inline Eigen::half half_below(double x) {
-  const auto nearest = Eigen::half(static_cast<float>(x));
-  if (static_cast<double>(static_cast<float>(nearest)) <= x) return nearest;
-  const std::uint16_t raw = raw_half(nearest);
-  return half_from((raw & 0x7fff) == 0   ? 0x8001
-                   : (raw & 0x8000) != 0 ? std::uint16_t(raw + 1)
-                                         : std::uint16_t(raw - 1));
-}
-inline Eigen::half half_above(double x) { return -half_below(-x); }
-
-// Scale and low of a group, and what codes are taken with.
-template <int bits>
-struct Grid {
-  static constexpr int levels = simd::Codes<bits>::levels;
-  Eigen::half scale, low;
-
-  Grid(double least, double most) : low(half_below(least)) {
-    const double wide = most - value(low);
-    scale = half_above(wide / levels);
-    // The quotient was rounded.
-    if (value(low) + levels * value(scale) < most) scale = half_from(std::uint16_t(raw_half(scale) + 1));
-  }
-
-  static double value(Eigen::half x) { return static_cast<double>(static_cast<float>(x)); }
-  int code(double x) const {
-    const double step = value(scale);
-    if (step == 0) return 0;
-    return int(std::nearbyint(std::min(std::max((x - value(low)) / step, 0.0), double(levels))));
-  }
-};
-
 [[gnu::always_inline]] inline void prefetch(const std::uint8_t* first, const std::uint8_t* last) {
   for (const std::uint8_t* p = first; p < last; p += 64) __builtin_prefetch(p, 0, 2);
 }
@@ -81,10 +48,13 @@ struct Grid {
 // Whether all can be stored: finite and not beyond the largest half.
 template <class T>
 bool storable(const T* rows, Index count, Index stride, Index dim, float largest) {
+  if (stride == dim) {
+    dim *= count;
+    count = std::min<Index>(count, 1);
+  }
   for (Index j = 0; j < count; ++j) {
-    for (Index d = 0; d < dim; ++d) {
-      if (!(std::fabs(rows[j * stride + d]) <= T(largest))) return false;
-    }
+    const T* const row = rows + j * stride;
+    if (!simd::all_finite(row, dim) || !simd::within(row, dim, T(-largest), T(largest))) return false;
   }
   return true;
 }
@@ -220,25 +190,10 @@ struct QuantizedKeys {
   // Whole groups; all of it storable.
   template <class T>
   void write(std::byte* stretch, Index token, Index count, const T* rows, Index stride) const {
-    const auto own = blocks(stretch);
-    for (Index first = 0; first < count; first += group) {
-      auto* const codes = reinterpret_cast<std::uint8_t*>(stretch + (token + first) / group * own.bytes());
-      auto* const scale = reinterpret_cast<Eigen::half*>(codes + own.codes_bytes());
-      for (Index d = 0; d < dim; ++d) {
-        const T* const x = rows + first * stride + d;
-        double least = double(x[0]), most = least;
-        for (Index j = 1; j < group; ++j) {
-          least = std::min(least, double(x[j * stride]));
-          most = std::max(most, double(x[j * stride]));
-        }
-        const detail::Grid<bits> grid(least, most);
-        scale[d] = grid.scale;
-        scale[own.depth + d] = grid.low;
-        for (Index j = 0; j < group; ++j)
-          Run::Codes::set(codes + j / simd::panel_lanes * own.panel_bytes(), j % simd::panel_lanes, d,
-                          grid.code(double(x[j * stride])));
-      }
-    }
+    const Index depth = blocks(stretch).depth, block_bytes = blocks(stretch).bytes();
+    auto* to = reinterpret_cast<std::uint8_t*>(stretch) + token / group * block_bytes;
+    for (Index first = 0; first < count; first += group, to += block_bytes)
+      simd::write_coded_keys<bits>(to, group, depth, dim, rows + first * stride, stride);
   }
 };
 
@@ -275,27 +230,11 @@ struct QuantizedValues {
   // All of it storable.
   template <class T>
   void write(std::byte* stretch, Index token, Index count, const T* rows, Index stride) const {
-    const auto own = blocks(stretch);
-    for (Index j = 0; j < count; ++j) {
-      const Index at = (token + j) % simd::coded_tokens;
-      auto* const codes = reinterpret_cast<std::uint8_t*>(stretch + (token + j) / simd::coded_tokens * own.bytes());
-      auto* const scale = reinterpret_cast<Eigen::half*>(codes + own.codes_bytes());
-      const T* const x = rows + j * stride;
-      for (Index begin = 0, g = 0; begin < dim; begin += group, ++g) {
-        const Index end = std::min(begin + group, dim);
-        double least = double(x[begin]), most = least;
-        for (Index d = begin + 1; d < end; ++d) {
-          least = std::min(least, double(x[d]));
-          most = std::max(most, double(x[d]));
-        }
-        const detail::Grid<bits> grid(least, most);
-        scale[g * simd::coded_tokens + at] = grid.scale;
-        scale[(own.groups + g) * simd::coded_tokens + at] = grid.low;
-        for (Index d = begin; d < end; ++d)
-          Run::Codes::set(codes + d / simd::panel_lanes * own.panel_bytes, d % simd::panel_lanes, at,
-                          grid.code(double(x[d])));
-      }
-    }
+    const Index block_bytes = blocks(stretch).bytes();
+    auto* const to = reinterpret_cast<std::uint8_t*>(stretch);
+    for (Index j = 0; j < count; ++j)
+      simd::write_coded_value<bits>(to + (token + j) / simd::coded_tokens * block_bytes,
+                                    (token + j) % simd::coded_tokens, group, dim, rows + j * stride);
   }
 };
 
