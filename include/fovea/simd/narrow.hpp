@@ -58,9 +58,13 @@ inline void copy_rounded(S* to, const T* from, Index n) {
     constexpr int count = 8;
     Index j = 0;
     for (; j + count <= n; j += count) {
-      float x[count];
-      for (int i = 0; i < count; ++i) x[i] = static_cast<float>(from[j + i]);
-      const auto narrow = detail::rounded<count>(native_load<float, count>(x), S());
+      Native<float, count> x;
+      if constexpr (std::is_same_v<T, float>) {
+        x = native_load<float, count>(from + j);
+      } else {
+        for (int i = 0; i < count; ++i) x[i] = static_cast<float>(from[j + i]);
+      }
+      const auto narrow = detail::rounded<count>(x, S());
       std::memcpy(static_cast<void*>(to + j), &narrow, sizeof narrow);
     }
     if (j < n) {

@@ -2,6 +2,7 @@
 // others (quantized.hpp) offer the same members:
 //
 //   Run, dim                what the engines read (rows.hpp), and the width of a token
+//   number_bits             of a number as it is stored
 //   granule()               tokens are written so many at a time, from multiples of it on
 //   block()                 stretches have room for a multiple of so many tokens
 //   packed(tokens)          bytes of so many tokens, whole blocks of them: token `tokens` begins there
@@ -59,6 +60,7 @@ concept Format = requires(const F& format, Index n, std::byte* to, const std::by
 template <class S>
 struct Plain {
   using Run = Rows<S>;
+  static constexpr Index number_bits = 8 * sizeof(S);
   static constexpr bool late = false;
 
   Index dim = 0;

@@ -27,38 +27,11 @@ struct Tokens {
   // f(Span part, const Run& run) for ascending parts that make up `tokens`; run begins with token part.first.
   template <class F>
   [[gnu::always_inline]] void each_run(Index kv_head, Span tokens, F&& f) const {
-    Index first = tokens.first;
     const Index last = std::min(tokens.last, stored);
-    if (first < last) {
-      const Index at = offset + kv_head * head_bytes, page_bytes = format.packed(page);
-      const std::byte* const* next = pages + first / page;
-      Index in_page = first % page;
-      while (true) {
-        auto run = format.run(*next + at, in_page);
-        Index end = std::min(last, first + (page - in_page)), room = page;
-        // Pages that follow one another in memory are one run.
-        while (end < last && next[1] == next[0] + page_bytes) {
-          end = std::min(last, end + page);
-          room += page;
-          ++next;
-        }
-        if constexpr (requires { run.long_run = true; }) run.long_run = room * format.dim >= 2 * run.far;
-        if (end == last) {
-          f(Span{first, end}, run);
-          break;
-        }
-        ++next;
-        constexpr Index ahead = Format::Run::piece;
-        format.run(*next + at, 0).prefetch(0, std::min({ahead, page, last - end}));
-        f(Span{first, end}, run);
-        first = end;
-        in_page = 0;
-      }
-      first = last;
-    }
+    if (tokens.first < last) each_stored(kv_head, {tokens.first, last}, f);
     if constexpr (Format::late) {
       const float* const slots = waiting + kv_head * ring * format.dim;
-      while (first < tokens.last) {
+      for (Index first = std::max(tokens.first, stored); first < tokens.last;) {
         const Index slot = first % ring, end = std::min(tokens.last, first + (ring - slot));
         f(Span{first, end}, Rows<float>{slots + slot * format.dim, format.dim, format.dim});
         first = end;
@@ -71,6 +44,79 @@ struct Tokens {
   Index scratch_size(Index rows) const {
     const Index some = Format::Run::template scratch_size<T>(rows, format.dim);
     return Format::late ? std::max(some, Rows<float>::scratch_size<T>(rows, format.dim)) : some;
+  }
+
+ private:
+  // Pages are read in parts, each with its distance (bytes) to what is asked for while it is read: to what comes `far`
+  // tokens later, in this page or in a later one, wherever that is. Parts that follow one another in memory and have
+  // the same distance are one run.
+  struct Part {
+    Index end, later;  // the end is a token of the page
+  };
+
+  template <class F>
+  [[gnu::always_inline]] void each_stored(Index kv_head, Span tokens, F&& f) const {
+    const Index at = offset + kv_head * head_bytes, page_bytes = format.packed(page), far = far_tokens();
+    const std::byte* const* next = pages + tokens.first / page;
+    const std::byte* const* const last_page = pages + (stored - 1) / page;
+    Index in_page = tokens.first % page;
+    const auto part = [&]() __attribute__((always_inline)) {
+      if (far >= page) return Part{page, next[std::min<Index>(far / page, last_page - next)] - next[0]};
+      Part result{page, format.packed(far)};
+      if (in_page + far < page)
+        result.end = far == 0 ? page : page - far;
+      else if (next != last_page)
+        result.later += next[1] - next[0] - page_bytes;
+      return result;
+    };
+    Part own = part();
+    for (Index first = tokens.first; first < tokens.last;) {
+      auto run = format.run(*next + at, in_page);
+      ask(run, own.later, far);
+      const Index later = own.later;
+      Index end = first + (own.end - in_page);
+      while (end < tokens.last) {
+        bool follows = true;
+        if (own.end == page) {
+          follows = next[1] == next[0] + page_bytes;
+          ++next;
+        }
+        in_page = own.end == page ? 0 : own.end;
+        own = part();
+        if (!follows || own.later != later) break;
+        end += own.end - in_page;
+      }
+      end = std::min(end, tokens.last);
+      f(Span{first, end}, run);
+      first = end;
+    }
+  }
+
+  static constexpr Index bits() {
+    if constexpr (requires { Format::number_bits; }) {
+      return Format::number_bits;
+    } else {
+      return 8;
+    }
+  }
+  template <class Run>
+  [[gnu::always_inline]] void ask(Run& run, Index later, Index far) const {
+    if constexpr (requires { run.later = later; }) {
+      run.long_run = later != 0;
+      run.later = later * 8 / bits();
+    } else {
+      run.long_run = far != 0 && later == format.packed(far);
+    }
+  }
+
+  // So many tokens after one that is read the next one is asked for: whole pages, or whole blocks where pages are
+  // larger. None when all of a head is near in any case.
+  Index far_tokens() const {
+    constexpr Index much = Index{256} << 10;  // bytes
+    const Index block = format.block(), block_bytes = format.packed(block), page_bytes = format.packed(page);
+    if (stored / block * block_bytes < much) return 0;
+    const Index far = Format::Run::far * bits() / 8;  // bytes
+    return far >= page_bytes ? far / page_bytes * page : std::max<Index>(1, far / block_bytes) * block;
   }
 };
 
