@@ -111,19 +111,31 @@ class Sequences {
     return sum;
   }
 
-  // Where they lie, when that is one stretch of memory for each sequence.
+  // Where they lie: one stretch of memory for the keys of each sequence and one for its values, of a pool the stretches
+  // that hold them all. Nothing, if much of that is not theirs.
   std::vector<Bytes> areas() const {
     std::vector<Bytes> all;
-    if (contiguous_.empty()) return all;
-    for (const View& view : views_) {
-      const auto add = [&](const auto& side) {
-        const std::size_t size = std::size_t(view.stored.heads * side.format.bytes(side.page));
-        if (side.pages != nullptr && side.page > 0) all.push_back({*side.pages + side.offset, size});
-      };
-      add(view.stored.k);
-      add(view.stored.v);
-    }
-    return all;
+    const auto add = [&](const auto& side, Index heads, bool joined) {
+      const Index pages = (side.stored + side.page - 1) / side.page;
+      if (pages == 0) return;
+      const auto [low, high] = std::minmax_element(side.pages, side.pages + pages);
+      const std::byte* begin = *low + side.offset;
+      const std::byte* end = *high + side.offset + (heads - 1) * side.head_bytes + side.format.bytes(side.page);
+      if (joined) {
+        const auto* const before = static_cast<const std::byte*>(all.back().data);
+        end = std::max(end, before + all.back().size);
+        begin = std::min(begin, before);
+        all.pop_back();
+      }
+      all.push_back({begin, std::size_t(end - begin)});
+    };
+    const bool paged = !paged_.empty();
+    for (const View& view : views_) add(view.stored.k, view.stored.heads, paged && !all.empty());
+    const std::size_t keys = all.size();
+    for (const View& view : views_) add(view.stored.v, view.stored.heads, paged && all.size() > keys);
+    double size = 0;
+    for (const Bytes& area : all) size += double(area.size);
+    return size <= 1.1 * bytes() ? all : std::vector<Bytes>{};
   }
 
   // The tokens as they were stored, and as they were before.
