@@ -86,7 +86,8 @@ class Caches : public History {
   fovea::Workspace workspace_;
 };
 
-// A kind of cache: its name, the bytes of a token of the model, and how it is made for some sequences and a window.
+// A kind of cache: its name, the bytes of a token of the model as it is stored, and how it is made for some sequences
+// and a window.
 struct Kind {
   std::string name;
   std::function<double(const Model&)> bytes;
