@@ -60,7 +60,10 @@ struct FourUnits {
   __m128 unit, sum;
 
   [[gnu::always_inline]] FourUnits(const __m512* most, const __m512* sums) {
-    const __m512 largest = fold_four(most, [](__m512 a, __m512 b) { return larger(a, b); });
+    // Magnitudes are in the order of their bits, and integers are compared in one cycle.
+    const __m512 largest = fold_four(most, [](__m512 a, __m512 b) {
+      return _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+    });
     // Numbers so small that the quotient were infinite are as good as zero.
     const __m128 times =
         _mm_min_ps(_mm_div_ps(_mm_set1_ps(coded_limit), _mm512_castps512_ps128(largest)), _mm_set1_ps(0x1p126f));

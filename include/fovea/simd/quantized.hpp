@@ -14,30 +14,66 @@ namespace fovea::inline FOVEA_ISA::simd {
 
 namespace detail {
 
-// sum[r] = sum_d weights[r][d] (code_d - center) for one vector of lanes; `codes` is the first of its words. Two chains
-// for each sum, however many rows there are.
-template <class T, int bits, int rows>
+// The codes k of a vector of words, less the center, times 2^(32 - bits): at the top of their lanes as signed numbers.
+template <int bits, int count>
+struct TopCodes {
+  using Words = Native<std::uint32_t, count>;
+  Words bytes[bits == 8 ? 1 : 2];
+
+  [[gnu::always_inline]] explicit TopCodes(Words word) {
+    if constexpr (bits == 8) {
+      bytes[0] = word ^ 0x80808080;
+    } else {
+      bytes[0] = ((word ^ 0x88888888) << 4) & 0xf0f0f0f0;
+      bytes[1] = (word ^ 0x88888888) & 0xf0f0f0f0;
+    }
+  }
+  [[gnu::always_inline]] Native<std::int32_t, count> operator[](int k) const {
+    const Words& from = bytes[k / 4];
+    const int left = 24 - 8 * (k % 4);
+    const Words top = left == 0 ? from & 0xff000000 : left == 24 ? from << 24 : (from << left) & 0xff000000;
+    return same_bits<Native<std::int32_t, count>>(top);
+  }
+};
+
+// Vectors of lanes that are worked on at a time: enough sums that do not wait for each other.
+template <class T, int rows>
+inline constexpr int coded_vectors = std::min<int>(int(panel_lanes / lanes<T>), 4 / rows);
+
+// sum[r * vectors + v] = sum_d weights[r][d] (code_d - center) for some vectors of lanes; `codes` is the first of their
+// words. Two chains for each sum, however many rows and vectors there are.
+template <class T, int bits, int rows, int vectors>
 [[gnu::always_inline]] inline void coded_products(const std::uint8_t* codes, Index depth, const T* weights,
                                                   Index weights_stride, Pack<T>* sum) {
   using Layout = Codes<bits>;
   constexpr int count = int(lanes<T>);
-  Pack<T> chain[rows][2];
+  Pack<T> even[rows * vectors], odd[rows * vectors];
 #pragma GCC unroll 4
-  for (int r = 0; r < rows; ++r) chain[r][0] = chain[r][1] = Pack<T>(T(0));
+  for (int i = 0; i < rows * vectors; ++i) even[i] = odd[i] = Pack<T>(T(0));
   for (Index d = 0; d < depth; d += Layout::in_step, codes += Layout::step_bytes) {
-    Native<std::int32_t, count> word;
-    std::memcpy(&word, codes, sizeof word);
-#pragma GCC unroll 8
-    for (int k = 0; k < Layout::in_step; ++k) {
-      const Native<std::int32_t, count> code = ((word >> Layout::place(k)) & Layout::levels) - Layout::center;
-      const auto x = same_bits<Pack<T>>(__builtin_convertvector(code, Native<T, count>));
 #pragma GCC unroll 4
-      for (int r = 0; r < rows; ++r)
-        chain[r][k % 2] = fma(Pack<T>(weights[r * weights_stride + d + k]), x, chain[r][k % 2]);
+    for (int v = 0; v < vectors; ++v) {
+      Native<std::uint32_t, count> word;
+      std::memcpy(&word, codes + 4 * count * v, sizeof word);
+      const TopCodes<bits, count> code(word);
+      const auto step = [&](int k, Pack<T>* chain) __attribute__((always_inline)) {
+        const auto x = same_bits<Pack<T>>(__builtin_convertvector(code[k], Native<T, count>));
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; ++r) {
+          Pack<T>& own = chain[r * vectors + v];
+          own = fma(Pack<T>(weights[r * weights_stride + d + k]), x, own);
+        }
+      };
+#pragma GCC unroll 4
+      for (int k = 0; k < Layout::in_step; k += 2) {
+        step(k, even);
+        step(k + 1, odd);
+      }
     }
   }
+  const Pack<T> unit(T(1) / T(std::int64_t{1} << (32 - bits)));
 #pragma GCC unroll 4
-  for (int r = 0; r < rows; ++r) sum[r] = chain[r][0] + chain[r][1];
+  for (int i = 0; i < rows * vectors; ++i) sum[i] = (even[i] + odd[i]) * unit;
 }
 
 // scaled = x scale; the sum of x times what the middle code stands for.
@@ -65,16 +101,18 @@ void dot_codes(const T* q, Index q_stride, Index dim, const KeyBlocks<bits>& key
       std::fill(scaled + whole_dim, scaled + depth, T(0));
     }
     const Index begin = std::max(first, block * keys.group), end = std::min(last, (block + 1) * keys.group);
-    for (Index token = begin / lanes<T> * lanes<T>; token < end; token += lanes<T>) {
+    constexpr int vectors = coded_vectors<T, queries>;
+    constexpr Index step = vectors * lanes<T>;
+    for (Index token = begin / step * step; token < end; token += step) {
       const Index place = token - block * keys.group;
-      Pack<T> sum[queries];
-      coded_products<T, bits, queries>(
+      Pack<T> sum[queries * vectors];
+      coded_products<T, bits, queries, vectors>(
           keys.codes(block) + place / panel_lanes * keys.panel_bytes() + 4 * (place % panel_lanes), depth, scratch,
           depth, sum);
-      const Index from = std::max(token, begin), to = std::min(token + lanes<T>, end);
+      const Index from = std::max(token, begin), to = std::min(token + step, end);
       for (int i = 0; i < queries; ++i) {
-        alignas(64) T score[std::size_t(lanes<T>)];
-        store(score, sum[i] + Pack<T>(base[i]));
+        alignas(64) T score[std::size_t(step)];
+        for (int v = 0; v < vectors; ++v) store(score + v * lanes<T>, sum[i * vectors + v] + Pack<T>(base[i]));
         std::copy(score + (from - token), score + (to - token), scores + i * scores_stride + (from - first));
       }
     }
@@ -99,16 +137,26 @@ void add_codes(const T* weights, Index weights_stride, const ValueBlocks<bits>& 
         base[r] =
             scaled_weights<T, bits>(own + r * coded_tokens, values.scale(block) + g * coded_tokens,
                                     values.low(block) + g * coded_tokens, coded_tokens, scaled + r * coded_tokens);
-      for (Index e = g * values.group; e < std::min((g + 1) * values.group, width); e += lanes<T>) {
-        Pack<T> sum[rows];
-        coded_products<T, bits, rows>(codes + e / panel_lanes * values.panel_bytes + 4 * (e % panel_lanes),
-                                      coded_tokens, scaled, coded_tokens, sum);
+      const auto run = [&](auto some, Index e) __attribute__((always_inline)) {
+        constexpr int vectors = decltype(some)::value;
+        Pack<T> sum[rows * vectors];
+        coded_products<T, bits, rows, vectors>(codes + e / panel_lanes * values.panel_bytes + 4 * (e % panel_lanes),
+                                               coded_tokens, scaled, coded_tokens, sum);
         for (int r = 0; r < rows; ++r) {
-          T* const to = out + r * width + e;
-          const Pack<T> more = sum[r] + Pack<T>(base[r]);
-          store(to, shrink != nullptr ? fma(load(to), Pack<T>(shrink[r]), more) : load(to) + more);
+          for (int v = 0; v < vectors; ++v) {
+            T* const to = out + r * width + e + v * lanes<T>;
+            const Pack<T> more = sum[r * vectors + v] + Pack<T>(base[r]);
+            store(to, shrink != nullptr ? fma(load(to), Pack<T>(shrink[r]), more) : load(to) + more);
+          }
         }
+      };
+      constexpr int vectors = coded_vectors<T, rows>;
+      const Index end = std::min((g + 1) * values.group, width);
+      Index e = g * values.group;
+      if constexpr (vectors > 1) {
+        for (; e + vectors * lanes<T> <= end; e += vectors * lanes<T>) run(std::integral_constant<int, vectors>{}, e);
       }
+      for (; e < end; e += lanes<T>) run(std::integral_constant<int, 1>{}, e);
     }
     shrink = nullptr;
     at += n;
