@@ -1,4 +1,6 @@
-// Streaming attention with rotary positions. The check is its own: plain attention over the cache of a token.
+// Streaming attention with rotary positions, all tokens at once and the last one from a cache that takes it. The check
+// is its own: plain attention over the cache of a token.
+#include <fovea/exec/workspace.hpp>
 #include <fovea/sink/streaming.hpp>
 
 #include "bench.hpp"
@@ -47,12 +49,52 @@ double flops(const bench::Shape& s) {
   return pairs * double(s.batch * s.heads) * 2 * double(s.key_dim + s.value_dim);
 }
 
+// Keys and values that some query sees.
+double bytes(const bench::Shape& s) {
+  return double(s.batch * s.kv_heads) * double(std::min(s.keys, window + sink_tokens + s.queries - 1)) *
+         double(s.key_dim + s.value_dim) * double(sizeof(float));
+}
+
 const auto streaming =
     bench::method([](const auto& in, auto&& out, const auto& executor) {
       fovea::streaming(in.q, in.k, in.v, out, {.window = window, .sink_tokens = sink_tokens}, executor);
     })
         .row_reference([](const auto& in, const bench::Row& row, auto* out) { cached_row(in, row, out); })
         .flops(flops)
+        .bytes(bytes)
+        .own_definition();
+
+// The cache of a sequence, before its last token.
+struct Sequence {
+  fovea::StreamingCache<float> cache;
+  fovea::Workspace workspace{};
+
+  explicit Sequence(fovea::StreamingCache<float>&& filled) : cache(std::move(filled)) {}
+  Sequence(const Sequence& other) : cache(other.cache.fork()) {}
+};
+
+fovea::View<const float> tokens(const bench::Tensor<float>& x, Index first, Index last) {
+  auto part = fovea::view(x);
+  part.data = part.row(0, 0, first);
+  part.length = last - first;
+  return part;
+}
+
+const auto from_cache =
+    bench::method([](const auto& in, auto& sequence, auto&& out, const auto& executor) {
+      const Index last = in.shape.keys - 1;
+      sequence.cache.append(tokens(in.k, last, last + 1), tokens(in.v, last, last + 1));
+      fovea::streaming(in.q, sequence.cache, out, fovea::exec::reuse(sequence.workspace, executor));
+    })
+        .state([](const auto& in, const auto&) {
+          fovea::StreamingCache<float> cache(in.shape.kv_heads, in.shape.key_dim, in.shape.value_dim,
+                                             {.window = window, .sink_tokens = sink_tokens});
+          cache.append(tokens(in.k, 0, in.shape.keys - 1), tokens(in.v, 0, in.shape.keys - 1));
+          return Sequence(std::move(cache));
+        })
+        .row_reference([](const auto& in, const bench::Row& row, auto* out) { cached_row(in, row, out); })
+        .flops(flops)
+        .bytes(bytes)
         .own_definition();
 
 std::vector<bench::Shape> masked() {
@@ -68,6 +110,14 @@ std::vector<bench::Shape> real() {
   return shapes;
 }
 
-const bool added = bench::add("sink/streaming", masked(), streaming) && bench::add("sink/streaming", real(), streaming);
+std::vector<bench::Shape> decoding() {
+  std::vector<bench::Shape> shapes = bench::decode_shapes();
+  for (bench::Shape& s : shapes) s.pattern.label = "streaming_1020_4";
+  return shapes;
+}
+
+const bool added =
+    bench::add("sink/streaming", masked(), streaming) && bench::add("sink/streaming", real(), streaming) &&
+    bench::add("sink/streaming", decoding(), streaming) && bench::add("sink/streaming_cache", decoding(), from_cache);
 
 }  // namespace

@@ -57,10 +57,16 @@ struct Paged {
                                        F&& f) const {
     if (tokens.empty()) return;
     const bool seamless = pool.batch_stride == pool.length * pool.length_stride;
+    const Index all = length(batch), page_size = std::max<Index>(page() * pool.length_stride, 1);
+    const bool much = all * pool.dim >= Rows<S>::much;
+    const Index pages_later = (Rows<S>::far + page_size - 1) / page_size;
     const Page* next = table + batch * table_stride + tokens.first / page();
     Index first = tokens.first, in_page = tokens.first % page();
     while (true) {
-      const Rows<S> run{pool.row(Index(*next), kv_head, in_page), pool.length_stride, pool.dim};
+      Rows<S> run{pool.row(Index(*next), kv_head, in_page), pool.length_stride, pool.dim};
+      // What is read later lies where the table says, at the same place of its page.
+      run.long_run = much && first - in_page + pages_later * page() < all;
+      if (run.long_run) run.later = (Index(next[pages_later]) - Index(*next)) * pool.batch_stride;
       Index end = std::min(tokens.last, first + (page() - in_page));
       while (seamless && end < tokens.last && next[1] == next[0] + 1) {
         end = std::min(tokens.last, end + page());

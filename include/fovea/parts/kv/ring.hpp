@@ -81,9 +81,10 @@ struct Ring {
  private:
   template <class S, class F>
   [[gnu::always_inline]] void each_run(const View<const S>& x, Index batch, Index kv_head, Span tokens, F&& f) const {
+    const bool much = x.length * x.dim >= Rows<S>::much;
     order.each_run(
         seen_of(batch), tokens, [&](Span part, Index slot) __attribute__((always_inline)) {
-          f(part, Rows<S>{x.row(batch, kv_head, slot), x.length_stride, x.dim, true});
+          f(part, Rows<S>{x.row(batch, kv_head, slot), x.length_stride, x.dim, much});
         });
   }
 };
