@@ -80,6 +80,11 @@ struct FourUnits {
   return _mm512_shuffle_epi8(_mm512_xor_si512(n, _mm512_set1_epi32(0x8080)), order);
 }
 
+// Asks for memory `ahead` bytes behind p.
+[[gnu::always_inline]] inline void ask_for(const void* p, Index ahead) {
+  __builtin_prefetch(static_cast<const char*>(p) + ahead, 0, 2);
+}
+
 // sum + code . digit, four bytes to a lane.
 [[gnu::always_inline]] inline __m512i multiply_bytes(__m512i sum, __m512i code, __m512i digit) {
 #if defined(__clang__)
@@ -164,9 +169,9 @@ template <int bits, int rows, int panels>
 #pragma GCC unroll 2
     for (int p = 0; p < panels; ++p) {
       const std::uint8_t* const at = codes + p * panel_bytes;
-      __builtin_prefetch(at + ahead, 0, 2);
+      ask_for(at, ahead);
       if constexpr (bits == 8) {
-        __builtin_prefetch(at + ahead + Layout::step_bytes, 0, 2);
+        ask_for(at + Layout::step_bytes, ahead);
         first[p] = _mm512_loadu_si512(at);
         second[p] = _mm512_loadu_si512(at + Layout::step_bytes);
       } else {
@@ -217,6 +222,10 @@ void dot_digits(const float* q, Index q_stride, const KeyBlocks<bits>& keys, Ind
         if (block >= some) break;
         const Eigen::half *const scale = keys.scale(begin + block), *const low = keys.low(begin + block);
         for (Index d = 0; d < depth; d += 16) {
+          if (d % 32 == 0) {
+            ask_for(scale + d, ahead);
+            ask_for(low + d, ahead);
+          }
           const __m512 factor = load_as<float>(scale + d);
           const __m512 middle = _mm512_fmadd_ps(factor, center, load_as<float>(low + d));
 #pragma GCC unroll 4
@@ -323,6 +332,8 @@ void add_digits(const float* weights, Index weights_stride, const ValueBlocks<bi
 #pragma GCC unroll 4
       for (int j = 0; j < together; ++j) {
         const Index from = std::min(g + j, groups - 1) * coded_tokens;  // behind the last group it is taken again
+        ask_for(scale + from, ahead);
+        ask_for(low + from, ahead);
         const __m512 factor[2] = {load_as<float>(scale + from), load_as<float>(scale + from + 16)};
         const __m512 middle[2] = {_mm512_fmadd_ps(factor[0], center, load_as<float>(low + from)),
                                   _mm512_fmadd_ps(factor[1], center, load_as<float>(low + from + 16))};

@@ -70,7 +70,8 @@ struct CodedKeys {
   simd::KeyBlocks<bits> blocks;
   Index token = 0;  // of the blocks, the first one
   Index dim = 0;
-  bool long_run = false;  // whether memory goes on like this far behind the run, so that it can be asked for early
+  bool long_run = false;  // whether much memory goes on like this behind the run, so that it is asked for early
+  Index later = far;      // elements from what is read to what is asked for
 
   static constexpr Index far = detail::far_ahead * 8 / bits;  // elements
 
@@ -83,7 +84,7 @@ struct CodedKeys {
   void score(Index queries, const T* q, Index q_stride, Index first, Index count, T* scores, Index scores_stride,
              T* scratch) const {
     simd::dot_coded(queries, q, q_stride, dim, blocks, token + first, count, scores, scores_stride, scratch,
-                    long_run ? detail::far_ahead : 0);
+                    long_run ? later * bits / 8 : 0);
   }
 
   template <class T>
@@ -115,6 +116,7 @@ struct CodedValues {
   Index token = 0;  // of the blocks, the first one
   Index dim = 0;
   bool long_run = false;  // as of keys
+  Index later = far;
 
   static constexpr Index far = detail::far_ahead * 8 / bits;
 
@@ -129,7 +131,7 @@ struct CodedValues {
   void add(Index rows, Index first, Index count, const T* weights, Index weights_stride, T* out, Index width,
            const T* shrink, T* scratch) const {
     simd::add_coded(rows, weights, weights_stride, blocks, token + first, count, out, width, shrink, scratch,
-                    long_run ? detail::far_ahead : 0);
+                    long_run ? later * bits / 8 : 0);
   }
 
   template <class T>
@@ -162,6 +164,7 @@ template <int bits>
 struct QuantizedKeys {
   using Run = CodedKeys<bits>;
   static constexpr bool late = true;
+  static constexpr int number_bits = bits;
   static constexpr float largest = 65504;  // magnitudes up to it can be stored
 
   Index dim = 0;
@@ -201,6 +204,7 @@ template <int bits>
 struct QuantizedValues {
   using Run = CodedValues<bits>;
   static constexpr bool late = true;
+  static constexpr int number_bits = bits;
   static constexpr float largest = 65504;
 
   Index dim = 0;
