@@ -163,3 +163,80 @@ TEMPLATE_TEST_CASE("add is the weighted sum of the rounded values", "[kv][quanti
   }
   CHECK(first == "");
 }
+
+TEMPLATE_TEST_CASE("read gives the tokens that are asked for, and nothing behind them", "[kv][quantized]", float,
+                   double) {
+  int wrong = 0;
+  const auto compare = [&](const auto& written) {
+    const Index dim = written.format.dim, stride = dim + 3;
+    for (const Part& part : parts) {
+      std::vector<TestType> got(std::size_t(part.count * stride), support::nan<TestType>);
+      written.run(part.token).read(part.first, part.count, got.data(), stride);
+      for (Index j = 0; j < part.count; ++j) {
+        for (Index d = 0; d < stride; ++d) {
+          const TestType x = got[std::size_t(j * stride + d)];
+          // One rounding where the multiplication is fused with the addition, two of at most a range of 16 else.
+          const double slack = support::epsilon<TestType> * 16;
+          wrong +=
+              d < dim ? !(std::fabs(double(x) - written[part.token + part.first + j][d]) <= slack) : !std::isnan(x);
+        }
+      }
+    }
+  };
+  for (const Index dim : {1, 15, 33, 80}) {
+    compare(Written<kv::QuantizedKeys<8>>(dim, 32, 96));
+    compare(Written<kv::QuantizedKeys<4>>(dim, 16, 96));
+    compare(Written<kv::QuantizedValues<8>>(dim, 48, 96));
+    compare(Written<kv::QuantizedValues<4>>(dim, 32, 96));
+  }
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("attention to smooth tokens of 8 bits is within a hundredth", "[kv][quantized]") {
+  constexpr Index dim = 64, tokens = 256;
+  std::vector<float> k(tokens * dim), v(tokens * dim), q(dim);
+  for (Index d = 0; d < dim; ++d) q[std::size_t(d)] = std::cos(float(d));
+  for (Index j = 0; j < tokens; ++j) {
+    for (Index d = 0; d < dim; ++d) {
+      k[std::size_t(j * dim + d)] = std::sin(0.05f * float(j) + 0.3f * float(d));
+      v[std::size_t(j * dim + d)] = std::cos(0.03f * float(j) - 0.2f * float(d));
+    }
+  }
+  const auto attend = [&](const auto& score_of, const auto& value_of) {
+    std::vector<double> out(dim, 0.0);
+    double total = 0;
+    for (Index j = 0; j < tokens; ++j) {
+      const double weight = std::exp(score_of(j) / 8);
+      total += weight;
+      for (Index d = 0; d < dim; ++d) out[std::size_t(d)] += weight * value_of(j, d);
+    }
+    for (double& x : out) x /= total;
+    return out;
+  };
+  const auto wanted = attend(
+      [&](Index j) {
+        double sum = 0;
+        for (Index d = 0; d < dim; ++d) sum += double(q[std::size_t(d)]) * double(k[std::size_t(j * dim + d)]);
+        return sum;
+      },
+      [&](Index j, Index d) { return double(v[std::size_t(j * dim + d)]); });
+
+  const kv::QuantizedKeys<8> keys{dim, 32, 32};
+  const kv::QuantizedValues<8> values{dim, 32, 32};
+  std::vector<std::byte> key_memory(std::size_t(keys.bytes(tokens))), value_memory(std::size_t(values.bytes(tokens)));
+  keys.write(key_memory.data(), 0, tokens, k.data(), dim);
+  values.write(value_memory.data(), 0, tokens, v.data(), dim);
+  std::vector<float> scores(tokens), rows(tokens * dim);
+  std::vector<float> scratch(std::size_t(kv::CodedKeys<8>::scratch_size<float>(1, dim)));
+  keys.run(key_memory.data(), 0).score(1, q.data(), dim, 0, tokens, scores.data(), tokens, scratch.data());
+  values.run(value_memory.data(), 0).read(0, tokens, rows.data(), dim);
+  const auto got = attend([&](Index j) { return double(scores[std::size_t(j)]); },
+                          [&](Index j, Index d) { return double(rows[std::size_t(j * dim + d)]); });
+  double error = 0, size = 0;
+  for (std::size_t d = 0; d < std::size_t(dim); ++d) {
+    error += (got[d] - wanted[d]) * (got[d] - wanted[d]);
+    size += wanted[d] * wanted[d];
+  }
+  CHECK(std::sqrt(error / size) < 1e-2);
+  CHECK(error > 0);
+}

@@ -10,7 +10,7 @@
 // most half the stored scale, and x^ = x where x lies on the grid. A group of one value that is a half has scale 0 and
 // codes 0.
 //
-// What lies in memory (panels and steps: simd/quantized.hpp; halfs and words little-endian; widths rounded up to a
+// What lies in memory (panels and steps: simd/codes.hpp; halfs and words little-endian; widths rounded up to a
 // multiple of 16, P; codes and metadata behind the width are zero, or what was there before):
 //
 //   keys      blocks of `group` tokens: group / 16 panels of 16 tokens by P channels, then scale[P], then low[P].
@@ -19,8 +19,9 @@
 //             G = P / group rounded up. 4 P bits + 128 G bytes
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #include <fovea/core/check.hpp>
 #include <fovea/parts/kv/format.hpp>
