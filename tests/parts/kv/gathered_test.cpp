@@ -13,6 +13,7 @@
 using namespace fovea::test;
 using fovea::Index;
 using fovea::softmax;
+using fovea::Span;
 namespace kv = fovea::kv;
 namespace mask = fovea::mask;
 
@@ -131,24 +132,43 @@ TEST_CASE("tokens of pages are listed as those of an array are", "[parts][kv]") 
                   attention(copied(x, 60, [&](Index, Index) { return list.data(); }), recipe)));
 }
 
-TEST_CASE("neighbours in a list are one run", "[parts][kv]") {
-  const Tensor4<float> k(1, 1, 20, 3), v(1, 1, 20, 5);
-  const std::vector<int> list{3, 4, 5, 9, 8, 0, 1, 2, 3};
-  const auto source = kv::gathered(kv::contiguous(k, v), list);
-  const auto ends = [&](fovea::Span tokens) {
+TEST_CASE("neighbours in a list are one run; strewn rows of one array are brought together", "[parts][kv]") {
+  const Tensor4<float> k(5, 1, 4, 3), v(5, 1, 4, 5);
+  const std::vector<int> table{0, 1, 2, 3, 4}, list{3, 4, 5, 9, 8, 0, 1, 2, 3};
+  const std::vector<Index> twenty{20};
+  const auto ends = [&](const auto& source, Span tokens) {
     std::vector<Index> all;
     Index next = tokens.first;
-    source.each_values(0, 0, tokens, [&](fovea::Span part, const kv::Rows<float>& run) {
+    source.each_values(0, 0, tokens, [&](Span part, const auto& run) {
       CHECK(part.first == next);
       next = part.last;
-      for (Index t = part.first; t < part.last; ++t) CHECK(run[t - part.first] == row(v, 0, 0, list[std::size_t(t)]));
+      for (Index t = part.first; t < part.last; ++t) CHECK(run[t - part.first] == v.data() + 5 * list[std::size_t(t)]);
       all.push_back(part.last);
     });
     return all;
   };
-  CHECK(ends({0, 9}) == std::vector<Index>{3, 4, 5, 9});
-  CHECK(ends({1, 6}) == std::vector<Index>{3, 4, 5, 6});
-  CHECK(ends({2, 2}).empty());
+  const auto pages = kv::gathered(kv::paged(k, v, table, twenty), list);
+  CHECK(ends(pages, {0, 9}) == std::vector<Index>{3, 4, 5, 9});
+  CHECK(ends(pages, {1, 6}) == std::vector<Index>{3, 4, 5, 6});
+  CHECK(ends(pages, {2, 2}).empty());
+  const auto one = [](const auto& x) { return fovea::view(x.data(), {1, 1, 20, x.dimension(3)}); };
+  const auto rows = kv::gathered(kv::contiguous(one(k), one(v)), list);
+  CHECK(ends(rows, {0, 9}) == std::vector<Index>{9});
+  CHECK(ends(rows, {5, 9}) == std::vector<Index>{9});
+  CHECK(ends(rows, {2, 2}).empty());
+}
+
+TEST_CASE("lists over narrow arrays give the bits of their tokens in one array", "[parts][kv]") {
+  auto x = gaussian<float>({1, 2, 1, 1, 300, 24, 20});
+  const auto list = some(7, 300, 150, 1);
+  Eigen::Tensor<Eigen::half, 4, Eigen::RowMajor> k(1, 1, 300, 24), listed(1, 1, 150, 24);
+  for (Index n = 0; n < k.size(); ++n) k.data()[n] = Eigen::half(x.k.data()[n]);
+  Tensor4<float> v(1, 1, 150, 20);
+  for (Index j = 0; j < 150; ++j) {
+    std::copy_n(&k(0, 0, list[std::size_t(j)], 0), 24, &listed(0, 0, j, 0));
+    std::copy_n(row(x.v, 0, 0, list[std::size_t(j)]), 20, row(v, 0, 0, j));
+  }
+  CHECK(same_bits(attend(x, kv::gathered(kv::contiguous(k, x.v), list)), attend(x, kv::contiguous(listed, v))));
 }
 
 TEST_CASE("lists refuse what does not fit and touch nothing", "[parts][kv]") {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 
 #include <fovea/core/check.hpp>
 #include <fovea/parts/kv/contiguous.hpp>
@@ -9,12 +10,78 @@
 
 namespace fovea::inline FOVEA_ISA::kv {
 
+// A run (rows.hpp) of rows that lie apart: row j begins at data + list[j] * stride. They are brought together a piece
+// at a time and give the bits of neighbours.
+template <class S, class I>
+struct ListedRows {
+  const S* data = nullptr;
+  Index stride = 0;
+  Index dim = 0;
+  const I* list = nullptr;
+  Index more = 0;  // entries of the list behind the run
+
+  static constexpr Index piece = Rows<S>::piece;
+  static constexpr bool long_run = true;
+
+  const S* operator[](Index j) const { return data + Index(list[j]) * stride; }
+
+  template <class T>
+  static constexpr Index scratch_size(Index /*rows*/, Index dim) {
+    return (piece * dim * Index(sizeof(S)) + Index(sizeof(T)) - 1) / Index(sizeof(T));
+  }
+  template <class T>
+  void score(Index queries, const T* q, Index q_stride, Index first, Index count, T* scores, Index scores_stride,
+             T* scratch) const {
+    together(first, count, scratch).score(queries, q, q_stride, 0, count, scores, scores_stride, scratch);
+  }
+  bool whole(Index width) const { return width == dim; }
+  template <class T>
+  void add(Index rows, Index first, Index count, const T* weights, Index weights_stride, T* out, Index width,
+           const T* shrink, T* scratch) const {
+    together(first, count, scratch).add(rows, 0, count, weights, weights_stride, out, width, shrink, scratch);
+  }
+  template <class T>
+  void read(Index first, Index count, T* to, Index to_stride) const {
+    for (Index j = 0; j < count; ++j) simd::copy_as(to + j * to_stride, (*this)[first + j], dim);
+  }
+  bool finite(Index first, Index count) const {
+    for (Index j = 0; j < count; ++j) {
+      if (!simd::all_finite((*this)[first + j], dim)) return false;
+    }
+    return true;
+  }
+  [[gnu::always_inline]] void prefetch(Index first, Index count) const {
+    for (Index j = 0; j < count; ++j) Rows<S>{(*this)[first + j], stride, dim}.prefetch(0, 1);
+  }
+
+ private:
+  // The rows [first, first + count), at most a piece, side by side; those that come later are asked for meanwhile.
+  template <class T>
+  Rows<S> together(Index first, Index count, T* scratch) const {
+    constexpr Index later = 2 * piece;
+    S* const rows = reinterpret_cast<S*>(scratch);
+    for (Index j = first; j < first + count; ++j) {
+      if (j + later < first + count + more) prefetch(j + later, 1);
+      std::memcpy(static_cast<void*>(rows + (j - first) * dim), (*this)[j], std::size_t(dim) * sizeof(S));
+    }
+    return {rows, dim, dim};
+  }
+};
+
+namespace detail {
+template <class From>
+inline constexpr bool plain_rows = false;
+template <class K, class V>
+inline constexpr bool plain_rows<Contiguous<K, V>> = true;
+}  // namespace detail
+
 // A source (contiguous.hpp). Token j is token list[j] of `source`; tokens that are neighbours there are one run.
 template <class From, class I, class Length = Index>
 struct Gathered {
   From from;
   View<const I> lists;              // [B or 1, G or 1, 1, n], an axis of one repeats
   const Length* lengths = nullptr;  // [B]; n when null
+  bool ascending = false;           // whether every list ascends
 
   Index length(Index batch) const { return lengths == nullptr ? lists.dim : Index(lengths[batch]); }
   Index longest() const {
@@ -30,33 +97,68 @@ struct Gathered {
 
   template <class F>
   [[gnu::always_inline]] void each_keys(Index batch, Index kv_head, Span tokens, F&& f) const {
+    if constexpr (plain) {
+      if (strewn(batch, kv_head, tokens)) return f(tokens, listed_rows(from.k, batch, kv_head, tokens));
+    }
     each_stretch(
         batch, kv_head, tokens, [&](Span there, Index shift) __attribute__((always_inline)) {
           from.each_keys(
               batch, kv_head, there, [&](Span part, const auto& run) __attribute__((always_inline)) {
-                f(Span{part.first - shift, part.last - shift}, run);
+                f(Span{part.first - shift, part.last - shift}, in_list(run, part.size()));
               });
         });
   }
   template <class F>
   [[gnu::always_inline]] void each_values(Index batch, Index kv_head, Span tokens, F&& f) const {
+    if constexpr (plain) {
+      if (strewn(batch, kv_head, tokens)) return f(tokens, listed_rows(from.v, batch, kv_head, tokens));
+    }
     each_stretch(
         batch, kv_head, tokens, [&](Span there, Index shift) __attribute__((always_inline)) {
           from.each_values(
               batch, kv_head, there, [&](Span part, const auto& run) __attribute__((always_inline)) {
-                f(Span{part.first - shift, part.last - shift}, run);
+                f(Span{part.first - shift, part.last - shift}, in_list(run, part.size()));
               });
         });
   }
   template <class T>
   Index scratch_size(Index rows) const {
-    return from.template scratch_size<T>(rows);
+    Index most = from.template scratch_size<T>(rows);
+    if constexpr (plain) {
+      const auto of = [&](const auto& x) {
+        using S = std::remove_cvref_t<decltype(*x.data)>;
+        return ListedRows<S, I>::template scratch_size<T>(rows, x.dim);
+      };
+      most = std::max({most, of(from.k), of(from.v)});
+    }
+    return most;
   }
 
  private:
+  // Whether the tokens of `from` are rows of one array.
+  static constexpr bool plain = detail::plain_rows<From>;
+
+  // Whether it is known at once that all of some tokens are neighbours.
+  bool neighbours(const I* list, Span tokens) const {
+    return ascending && Index(list[tokens.last - 1]) - Index(list[tokens.first]) == tokens.size() - 1;
+  }
+  // Whether so few of the tokens are neighbours that it is better to bring them together.
+  bool strewn(Index batch, Index kv_head, Span tokens) const {
+    const I* const list = lists.row(batch, kv_head, 0);
+    if (tokens.empty() || neighbours(list, tokens)) return false;
+    Index stretches = 1;
+    for (Index j = tokens.first + 1; j < tokens.last; ++j) stretches += list[j] != list[j - 1] + 1 ? 1 : 0;
+    return stretches * Rows<float>::piece > tokens.size() && stretches > 1;
+  }
+  template <class S>
+  ListedRows<S, I> listed_rows(const View<const S>& x, Index batch, Index kv_head, Span tokens) const {
+    return {x.row(batch, kv_head, 0), x.length_stride, x.dim, lists.row(batch, kv_head, 0) + tokens.first,
+            length(batch) - tokens.last};
+  }
+
   // What follows a short run in memory is hardly what the list names next, and is not asked for.
   template <class Run>
-  [[gnu::always_inline]] static Run listed(Run run, Index size) {
+  [[gnu::always_inline]] static Run in_list(Run run, Index size) {
     if constexpr (requires { run.long_run = false; }) run.long_run = run.long_run && size >= 2 * Run::piece;
     return run;
   }
@@ -66,7 +168,7 @@ struct Gathered {
   [[gnu::always_inline]] void each_stretch(Index batch, Index kv_head, Span tokens, F&& f) const {
     const I* const list = lists.row(batch, kv_head, 0);
     for (Index first = tokens.first; first < tokens.last;) {
-      Index end = first + 1;
+      Index end = neighbours(list, {first, tokens.last}) ? tokens.last : first + 1;
       while (end < tokens.last && list[end] == list[end - 1] + 1) ++end;
       const Index begin = Index(list[first]);
       f(Span{begin, begin + (end - first)}, begin - first);
@@ -81,7 +183,7 @@ template <class From, class Lists, class Length>
 auto checked_gathered(const From& from, const Lists& lists, const Length* lengths, Index count) {
   constexpr auto where = "fovea::kv::gathered";
   const auto rows = integers(lists);
-  Gathered<From, IntegerOf<Lists>, Length> source{from, rows, lengths};
+  Gathered<From, IntegerOf<Lists>, Length> source{from, rows, lengths, true};
   const Index batch = from.batch(), heads = from.kv_heads();
   check(rows.batch == 1 || rows.batch == batch, where, "there must be lists for all sequences or for each, wanted ",
         batch, ", got ", rows.batch);
@@ -93,8 +195,10 @@ auto checked_gathered(const From& from, const Lists& lists, const Length* length
     const Index length = source.length(b), tokens = from.length(b);
     check(length >= 0 && length <= rows.dim, where, "lengths must be between 0 and ", rows.dim, ", got ", length);
     for (Index h = 0; h < rows.heads; ++h) {
+      const auto* const list = rows.row(b, h, 0);
       for (Index j = 0; j < length; ++j) {
-        const auto token = rows.row(b, h, 0)[j];
+        const auto token = list[j];
+        source.ascending = source.ascending && (j == 0 || token > list[j - 1]);
         check(token >= 0 && Index(token) < tokens, where, "tokens must be among the ", tokens, " of sequence ", b,
               ", got ", token);
       }
