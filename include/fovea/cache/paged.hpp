@@ -39,7 +39,7 @@ struct PoolOptions {
   Index kv_heads = 0;  // required, as are the widths
   Index key_dim = 0;
   Index value_dim = 0;
-  Index page_tokens = 16;      // of quantised formats a multiple of the group
+  Index page_tokens = 16;      // of quantised formats a multiple of the group and of 32
   Index pages = 0;             // that there are from the start
   bool may_grow = true;        // by as many at a time (4 MiB when 0); otherwise append() refuses when none is free
   bool rotated = true;         // whether keys are given rotated by their positions; kept in files
