@@ -51,6 +51,7 @@ concept Format = requires(const F& format, Index n, std::byte* to, const std::by
   { format.run(from, n) } -> std::same_as<typename F::Run>;
   { format.settled(n) } -> std::same_as<Index>;
   { format.residual() } -> std::same_as<Index>;
+  { F::number_bits } -> std::convertible_to<Index>;
   { F::late } -> std::convertible_to<bool>;
   format.write(to, n, n, f, n);
   format.write(to, n, n, d, n);

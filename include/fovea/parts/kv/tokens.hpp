@@ -72,7 +72,8 @@ struct Tokens {
     Part own = part();
     for (Index first = tokens.first; first < tokens.last;) {
       auto run = format.run(*next + at, in_page);
-      ask(run, own.later, far);
+      run.long_run = own.later != 0;
+      run.later = own.later * 8 / Format::number_bits;
       const Index later = own.later;
       Index end = first + (own.end - in_page);
       while (end < tokens.last) {
@@ -92,30 +93,13 @@ struct Tokens {
     }
   }
 
-  static constexpr Index bits() {
-    if constexpr (requires { Format::number_bits; }) {
-      return Format::number_bits;
-    } else {
-      return 8;
-    }
-  }
-  template <class Run>
-  [[gnu::always_inline]] void ask(Run& run, Index later, Index far) const {
-    if constexpr (requires { run.later = later; }) {
-      run.long_run = later != 0;
-      run.later = later * 8 / bits();
-    } else {
-      run.long_run = far != 0 && later == format.packed(far);
-    }
-  }
-
   // So many tokens after one that is read the next one is asked for: whole pages, or whole blocks where pages are
   // larger. None when all of a head is near in any case.
   Index far_tokens() const {
     constexpr Index much = Index{256} << 10;  // bytes
     const Index block = format.block(), block_bytes = format.packed(block), page_bytes = format.packed(page);
     if (stored / block * block_bytes < much) return 0;
-    const Index far = Format::Run::far * bits() / 8;  // bytes
+    const Index far = Format::Run::far * Format::number_bits / 8;  // bytes
     return far >= page_bytes ? far / page_bytes * page : std::max<Index>(1, far / block_bytes) * block;
   }
 };
