@@ -87,8 +87,8 @@ class Sequences {
                                                              .reserve = lengths[b]}));
         for (Index t = 0; t < lengths[b]; t += 256)
           append(contiguous_.back(), Index(b), t, std::min<Index>(256, lengths[b] - t));
-        views_.push_back({contiguous_.back().source()});
       }
+      for (const auto& sequence : contiguous_) views_.push_back({sequence.source()});
     }
   }
 
