@@ -110,7 +110,10 @@ def ragged_table(caches):
     lines = []
     for row in caches.of(RAGGED):
         apart = caches.speed(row, method=ONE_BY_ONE)
-        line = [shape(row), STORED[row.type], row.pattern, str(row.threads), number(row.sizes["B"] / row.time)]
+        sizes = row.sizes
+        words = f"{sizes['B']} x {tokens(sizes['M'] // 16)} to {tokens(sizes['M'])}"
+        words += f", {sizes['H']}/{sizes['G']} heads, d {sizes['d']}"
+        line = [words, STORED[row.type], row.pattern, str(row.threads), number(row.sizes["B"] / row.time)]
         line += [f"{row.bytes / 1e9:.1f}", f"{row.bandwidth_share * 100:.0f}%", ratio(apart)]
         lines.append(line + [ratio(caches.over_one_thread(row)), error(row)])
     return heads + ["error / plain loop"], lines
