@@ -1,44 +1,16 @@
 // What caches allocate: nothing while tokens are decoded within a reserve, little for a file that promises much.
 #include <algorithm>
-#include <atomic>
-#include <cstdlib>
 #include <fovea/cache/contiguous.hpp>
 #include <fovea/cache/paged.hpp>
 #include <fovea/engine/attend.hpp>
 #include <fovea/parts/kv/batch.hpp>
 #include <fovea/parts/kv/quantized.hpp>
 #include <fovea/parts/mask/causal.hpp>
-#include <new>
 #include <sstream>
 
 #include "cache/sequence.hpp"
+#include "support/allocations.hpp"
 #include "support/catch.hpp"
-
-namespace {
-std::atomic<long> allocations{0}, largest{0};
-
-void* allocate(std::size_t size, std::size_t alignment) {
-  ++allocations;
-  largest = std::max(largest.load(), long(size));
-  void* const memory = std::aligned_alloc(alignment, (size + alignment) / alignment * alignment);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-}  // namespace
-
-void* operator new(std::size_t size) { return allocate(size, alignof(std::max_align_t)); }
-void* operator new[](std::size_t size) { return allocate(size, alignof(std::max_align_t)); }
-void* operator new(std::size_t size, std::align_val_t alignment) { return allocate(size, std::size_t(alignment)); }
-void* operator new[](std::size_t size, std::align_val_t alignment) { return allocate(size, std::size_t(alignment)); }
-void* operator new(std::size_t size, const std::nothrow_t&) noexcept { return std::malloc(size); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
 
 using namespace fovea::test;
 using fovea::Index;
@@ -135,13 +107,13 @@ TEST_CASE("A file that promises much gets little") {
   sum.add(file.data(), 96);
   const std::uint32_t value = sum.value();
   std::memcpy(file.data() + 96, &value, sizeof value);
-  largest = 0;
+  largest_allocation = 0;
   const auto load = [&](auto& any) {
     std::istringstream from(file);
     any.load(from);
   };
   CHECK_THROWS_AS(load(cache), fovea::cache::FormatError);
   CHECK_THROWS_AS(load(paged), fovea::cache::FormatError);
-  CHECK(largest < 4 * long(file.size()));
+  CHECK(largest_allocation < 4 * long(file.size()));
   CHECK(cache.length() == 200);
 }
