@@ -166,3 +166,16 @@ TEST_CASE("illegal calls of cached attention are refused and leave the output al
   refused(gaussian<float>({2, 4, 2, 1, 50, 17, 16}).q, caches, {});  // another width
   refused(gaussian<float>({2, 3, 1, 1, 50, 16, 16}).q, caches, {});  // three heads on two
 }
+
+TEST_CASE("no sequences and caches without tokens are legal") {
+  const std::vector<cache::Contiguous<float>> none;
+  auto nothing = blank<float>({0, 4, 2, 1, 0, 16, 8});
+  fovea::cached_attention(Tensor4<float>(0, 4, 1, 16), none, nothing.both());
+
+  const cache::Contiguous<float> empty({.kv_heads = 2, .key_dim = 16, .value_dim = 8});
+  const auto x = gaussian<float>({1, 4, 2, 1, 1, 16, 8});
+  auto got = blank<float>({1, 4, 2, 1, 1, 16, 8});
+  fovea::cached_attention(x.q, empty, got.both());
+  CHECK(std::all_of(got.out.data(), got.out.data() + got.out.size(), [](float y) { return y == 0; }));
+  CHECK(got.log_sum(0, 3, 0) == -infinity<float>);
+}

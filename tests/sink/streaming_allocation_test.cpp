@@ -1,33 +1,12 @@
 // Streaming from a cache, and attention over the other sources, allocate nothing in the steady state.
-#include <cstdlib>
 #include <fovea/exec/workspace.hpp>
 #include <fovea/parts/kv/gathered.hpp>
 #include <fovea/parts/kv/paged.hpp>
 #include <fovea/sink/streaming.hpp>
-#include <new>
 #include <span>
 
+#include "support/allocations.hpp"
 #include "support/attention.hpp"
-
-namespace {
-long allocations = 0;
-
-void* allocate(std::size_t size, std::size_t alignment) {
-  ++allocations;
-  void* const memory = std::aligned_alloc(alignment, (size + alignment) / alignment * alignment);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-}  // namespace
-
-void* operator new(std::size_t size) { return allocate(size, alignof(std::max_align_t)); }
-void* operator new(std::size_t size, const std::nothrow_t&) noexcept { return std::malloc(size); }
-void* operator new(std::size_t size, std::align_val_t alignment) { return allocate(size, std::size_t(alignment)); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
 
 using namespace fovea::test;
 using fovea::Index;

@@ -27,10 +27,15 @@ template <class Q, kv::Source Source, class Out>
 auto make_problem(const char* where, const Q& q, const Source& source, Out&& out) {
   const auto queries = view(q);
   using T = std::remove_const_t<std::remove_pointer_t<decltype(queries.data)>>;
+  // No sequences have whatever heads and widths are asked of them.
+  const bool none = source.batch() == 0;
   const auto extents = [&](Index dim) {
-    return View<const T>{nullptr, source.batch(), source.kv_heads(), source.longest(), dim, 0, 0, 0};
+    return View<const T>{nullptr, source.batch(), none ? queries.heads : source.kv_heads(), source.longest(), dim, 0, 0,
+                         0};
   };
-  return fovea::detail::checked_problem<T>(where, queries, extents(source.key_dim()), extents(source.value_dim()), out);
+  const Index key_dim = none ? queries.dim : source.key_dim();
+  const Index value_dim = none ? fovea::detail::output_view(out).dim : source.value_dim();
+  return fovea::detail::checked_problem<T>(where, queries, extents(key_dim), extents(value_dim), out);
 }
 
 // Keys and values are those of `source`; k and v of the problem are there for their extents.

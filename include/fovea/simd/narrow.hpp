@@ -24,6 +24,9 @@ template <int count>
                                  Native<std::uint16_t, count>);
 }
 
+// Numbers that are rounded at a time: as many floats as a vector has, at most 8.
+inline constexpr int narrowed = std::min(int(lanes<float>), 8);
+
 template <int count>
 [[gnu::always_inline]] inline Native<std::uint16_t, count> rounded(Native<float, count> x, Eigen::half) {
 #if defined(__F16C__)
@@ -55,7 +58,7 @@ inline void copy_rounded(S* to, const T* from, Index n) {
   } else if constexpr (std::is_floating_point_v<S>) {
     for (Index j = 0; j < n; ++j) to[j] = static_cast<S>(from[j]);
   } else {
-    constexpr int count = 8;
+    constexpr int count = detail::narrowed;
     Index j = 0;
     for (; j + count <= n; j += count) {
       Native<float, count> x;

@@ -42,10 +42,10 @@ class Batch {
     return most;
   }
   Index batch() const { return size_; }
-  // Of a batch of none, nothing is known; no call asks for more than this.
-  Index kv_heads() const { return size_ == 0 ? 1 : of(0).kv_heads(); }
-  Index key_dim() const { return size_ == 0 ? 1 : of(0).key_dim(); }
-  Index value_dim() const { return size_ == 0 ? 1 : of(0).value_dim(); }
+  // Of a batch of none, nothing is known.
+  Index kv_heads() const { return size_ == 0 ? 0 : of(0).kv_heads(); }
+  Index key_dim() const { return size_ == 0 ? 0 : of(0).key_dim(); }
+  Index value_dim() const { return size_ == 0 ? 0 : of(0).value_dim(); }
 
   template <class F>
   [[gnu::always_inline]] void each_keys(Index batch, Index kv_head, Span tokens, F&& f) const {
