@@ -1,11 +1,10 @@
 #include <fovea/parts/position/angles.hpp>
 
-#include <cstdlib>
 #include <fovea/parts/position/rotary.hpp>
-#include <new>
 #include <random>
 #include <vector>
 
+#include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/parts.hpp"
 
@@ -13,23 +12,6 @@ using fovea::Index;
 namespace position = fovea::position;
 using position::Angles;
 using position::RotaryOptions;
-
-namespace {
-long allocations = 0;
-}  // namespace
-
-void* operator new(std::size_t size) {
-  ++allocations;
-  if (void* const memory = std::malloc(size)) return memory;
-  throw std::bad_alloc();
-}
-void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
-  ++allocations;
-  return std::malloc(size);
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
 
 namespace {
 
@@ -106,9 +88,9 @@ TEST_CASE("angles that are made once give the bits of a call that makes its own,
     position::rotary(fovea::view(own.data(), extents), positions, fovea::view(own.data(), extents), options);
     const Angles angles(158, options);
     const auto x = fovea::view(kept.data(), extents);
-    const long before = allocations;
+    const long before = fovea::test::allocations;
     position::rotary(x, positions, x, angles);
-    CHECK(allocations == before);
+    CHECK(fovea::test::allocations == before);
     CHECK(support::same_bits(own.data(), kept.data(), Index(own.size())));
   }
 }
