@@ -88,7 +88,7 @@ class OverSplits {
           const Index at = column + some.first - keys.first;
           each_piece(
               k, some.size(), [&](Index j, Index n) __attribute__((always_inline)) {
-                if (look_ahead_ && !asks_itself(k)) ahead(pass, tile, next, at + j, n, keys_soon);
+                if (look_ahead_ && !k.long_run) ahead(pass, tile, next, at + j, n, keys_soon);
                 k.score(rows_, q, depth_, j, n, scores + at + j, columns, scratch);
               });
         });
@@ -118,13 +118,13 @@ class OverSplits {
             n = std::min(v.piece, size - j);
             const bool all = waiting == 0 && at % v.piece == 0 && (n == v.piece || at + n == count);
             if (in_place && all) {
-              if (look_ahead_ && !asks_itself(v)) ahead(pass, tile, next, at, n, values_soon);
+              if (look_ahead_ && !v.long_run) ahead(pass, tile, next, at, n, values_soon);
               add(v, j, at, n);
               continue;
             }
             constexpr Index piece = kv::Rows<T>::piece;
             n = std::min(size - j, piece - waiting);
-            if (look_ahead_ && !asks_itself(v)) ahead(pass, tile, next, at, n, values_soon);
+            if (look_ahead_ && !v.long_run) ahead(pass, tile, next, at, n, values_soon);
             pass.load_values(v, j, n, spoiled, values + waiting * width_, width_);
             waiting += n;
             if (waiting < piece && at + n < count) continue;
@@ -144,16 +144,6 @@ class OverSplits {
     for (Index r = 0; r < rows_; ++r) {
       totals(result)[r] = state.total(r);
       references(result)[r] = state.reference[r];
-    }
-  }
-
-  // Whether a run asks for what comes after it.
-  template <class Run>
-  static bool asks_itself(const Run& run) {
-    if constexpr (requires { run.long_run; }) {
-      return run.long_run;
-    } else {
-      return false;
     }
   }
 

@@ -72,6 +72,18 @@ struct Contiguous {
   }
 };
 
+namespace detail {
+
+// Refuses values that are not as many, or not of the same sequences and heads, as the keys.
+inline void check_alike(const char* where, const Extents& keys, const Extents& values) {
+  check(values.batch == keys.batch, where, "v must have the batch of k, wanted ", keys.batch, ", got ", values.batch);
+  check(values.heads == keys.heads, where, "v must have the heads of k, wanted ", keys.heads, ", got ", values.heads);
+  check(values.length == keys.length, where, "v must have the length of k, wanted ", keys.length, ", got ",
+        values.length);
+}
+
+}  // namespace detail
+
 // The source of k [B,G,M,D] and v [B,G,M,E], whose scalar types may differ: float, double, Eigen::bfloat16,
 // Eigen::half. lengths, where there are any, hold the tokens of each sequence that count, [B], and are not copied.
 // Throws ArgumentError when they do not fit together.
@@ -82,10 +94,7 @@ auto contiguous(const K& k, const V& v, std::span<const Index> lengths = {}) {
   const auto values = view(v);
   using Key = std::remove_const_t<std::remove_pointer_t<decltype(keys.data)>>;
   using Value = std::remove_const_t<std::remove_pointer_t<decltype(values.data)>>;
-  check(values.batch == keys.batch, where, "v must have the batch of k, wanted ", keys.batch, ", got ", values.batch);
-  check(values.heads == keys.heads, where, "v must have the heads of k, wanted ", keys.heads, ", got ", values.heads);
-  check(values.length == keys.length, where, "v must have the length of k, wanted ", keys.length, ", got ",
-        values.length);
+  detail::check_alike(where, keys.extents(), values.extents());
   check(lengths.empty() || Index(lengths.size()) == keys.batch, where, "there must be one length for each sequence, ",
         "wanted ", keys.batch, ", got ", lengths.size());
   for (const Index length : lengths)

@@ -10,8 +10,8 @@
 
 #include <fovea/core/check.hpp>
 #include <fovea/core/span.hpp>
+#include <fovea/parts/kv/contiguous.hpp>
 #include <fovea/parts/kv/integers.hpp>
-#include <fovea/parts/kv/rows.hpp>
 
 namespace fovea::inline FOVEA_ISA::kv {
 
@@ -98,10 +98,7 @@ auto checked_ring(const K& k, const V& v, Index pinned, Index seen_by_all, const
   const auto values = view(v);
   using Key = std::remove_const_t<std::remove_pointer_t<decltype(keys.data)>>;
   using Value = std::remove_const_t<std::remove_pointer_t<decltype(values.data)>>;
-  check(values.batch == keys.batch, where, "v must have the batch of k, wanted ", keys.batch, ", got ", values.batch);
-  check(values.heads == keys.heads, where, "v must have the heads of k, wanted ", keys.heads, ", got ", values.heads);
-  check(values.length == keys.length, where, "v must have the length of k, wanted ", keys.length, ", got ",
-        values.length);
+  check_alike(where, keys.extents(), values.extents());
   check(pinned >= 0 && pinned < keys.length, where, "there must be slots behind the pinned tokens, pinned are ", pinned,
         " of ", keys.length);
   check(seen == nullptr || count == keys.batch, where, "there must be one number of tokens for each sequence, wanted ",
