@@ -33,6 +33,10 @@
 #define FOVEA_ISA sse3
 #elif defined(__SSE2__)
 #define FOVEA_ISA sse2
+#elif defined(__aarch64__) && defined(__ARM_FEATURE_SVE)
+#define FOVEA_ISA neon64_sve
+#elif defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
+#define FOVEA_ISA neon64_dotprod
 #elif defined(__aarch64__)
 #define FOVEA_ISA neon64
 #elif defined(__ARM_NEON)

@@ -101,7 +101,7 @@ template <class T>
   const Pack<T> size = xsimd::abs(x);
   const auto [scale, f] = detail::split_power<T>(at_most(Pack<T>(T(22)), size), Pack<T>(T(2 * log2_e)));
   const Pack<T> z = fma(detail::power_slope(f) * f, scale, scale - Pack<T>(1));
-  const Pack<T> t = z / (z + Pack<T>(2));
+  const Pack<T> t = divide<T>(z, z + Pack<T>(2));
   return xsimd::copysign(t, x);
 }
 

@@ -33,6 +33,9 @@ template <int count>
   if constexpr (count == 8)
     return same_bits<Native<std::uint16_t, 8>>(_mm256_cvtps_ph(same_bits<__m256>(x), _MM_FROUND_TO_NEAREST_INT));
 #endif
+#if defined(__aarch64__)
+  if constexpr (count == 4) return same_bits<Native<std::uint16_t, 4>>(vcvt_f16_f32(x));
+#endif
   using Wide = Native<std::uint32_t, count>;
   const Wide raw = same_bits<Wide>(x), magnitude = raw & 0x7fffffff;
   const Wide none = same_bits<Wide>(magnitude > 0x7f800000);    // NaN

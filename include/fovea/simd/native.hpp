@@ -2,7 +2,12 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 #include <utility>
+
+#if defined(__aarch64__)
+#include <xsimd/xsimd.hpp>
+#endif
 
 #include <fovea/core/config.hpp>
 
@@ -87,6 +92,11 @@ template <class T, int count, int width>
 // Lane i of the result is the sum of the lanes of x[i], for as many vectors as a vector has lanes; x is used up.
 template <class T, int count>
 [[gnu::always_inline]] inline Native<T, count> sum_each(Native<T, count>* x) {
+#if defined(__aarch64__)
+  if constexpr (std::is_same_v<T, float> && count == 4)
+    return vpaddq_f32(vpaddq_f32(x[0], x[1]), vpaddq_f32(x[2], x[3]));
+  if constexpr (std::is_same_v<T, double> && count == 2) return vpaddq_f64(x[0], x[1]);
+#endif
   detail::fold_each<T, count, count / 2>(x);
   return x[0];
 }

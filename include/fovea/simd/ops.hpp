@@ -80,6 +80,15 @@ template <class T>
 #endif
 }
 
+// a / b, rounded once. (xsimd 8.1 estimates quotients of floats for NEON.)
+template <class T>
+[[gnu::always_inline]] inline Pack<T> divide(Pack<T> a, Pack<T> b) {
+#if defined(__aarch64__)
+  if constexpr (std::is_same_v<T, float> && lanes<T> == 4) return Pack<T>(vdivq_f32(a, b));
+#endif
+  return a / b;
+}
+
 // The larger lanes; unspecified where a lane is NaN.
 template <class T>
 [[gnu::always_inline]] inline Pack<T> max(Pack<T> a, Pack<T> b) {
@@ -95,8 +104,8 @@ template <class Lanes>
 // max(floor, x) lane by lane, and NaN where x is NaN.
 template <class T>
 [[gnu::always_inline]] inline Pack<T> at_least(Pack<T> floor, Pack<T> x) {
-#if defined(__SSE2__)
-  return xsimd::max(floor, x);  // x86 returns the second operand when either is NaN
+#if defined(__SSE2__) || defined(__aarch64__)
+  return xsimd::max(floor, x);  // x86 returns the second operand when either is NaN, NEON then returns NaN
 #else
   return xsimd::select(x < floor, floor, x);
 #endif
@@ -105,7 +114,7 @@ template <class T>
 // min(ceiling, x) lane by lane, and NaN where x is NaN.
 template <class T>
 [[gnu::always_inline]] inline Pack<T> at_most(Pack<T> ceiling, Pack<T> x) {
-#if defined(__SSE2__)
+#if defined(__SSE2__) || defined(__aarch64__)
   return xsimd::min(ceiling, x);
 #else
   return xsimd::select(x > ceiling, ceiling, x);
@@ -115,12 +124,18 @@ template <class T>
 // Sum of the lanes, always in the same order.
 template <class T>
 [[gnu::always_inline]] inline T sum_of_lanes(Pack<T> x) {
+#if defined(__aarch64__)
+  if constexpr (std::is_same_v<T, float> && lanes<T> == 4) return vaddvq_f32(x);
+#endif
   return fold<T, int(lanes<T>)>(detail::native(x), [](auto a, auto b) { return a + b; });
 }
 
 // Largest lane; unspecified when a lane is NaN.
 template <class T>
 [[gnu::always_inline]] inline T max_of_lanes(Pack<T> x) {
+#if defined(__aarch64__)
+  if constexpr (std::is_same_v<T, float> && lanes<T> == 4) return vmaxvq_f32(x);
+#endif
   return fold<T, int(lanes<T>)>(detail::native(x), [](auto a, auto b) { return a > b ? a : b; });
 }
 

@@ -90,7 +90,7 @@ inline void copy_scaled(T* to, const T* from, Index n, T factor) {
 template <class T>
 inline void copy_divided(T* to, const T* from, Index n, T divisor) {
   Index j = 0;
-  for (; j + lanes<T> <= n; j += lanes<T>) store(to + j, load(from + j) / Pack<T>(divisor));
+  for (; j + lanes<T> <= n; j += lanes<T>) store(to + j, divide<T>(load(from + j), Pack<T>(divisor)));
   for (; j < n; ++j) to[j] = from[j] / divisor;
 }
 

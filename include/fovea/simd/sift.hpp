@@ -15,6 +15,33 @@
 
 namespace fovea::inline FOVEA_ISA::simd {
 
+#if defined(__aarch64__)
+namespace detail {
+
+// One bit a lane of a comparison, lane 0 the lowest.
+[[gnu::always_inline]] inline std::uint64_t bits_of_lanes(uint32x4_t holds) {
+  return vaddvq_u32(vandq_u32(holds, uint32x4_t{1, 2, 4, 8}));
+}
+[[gnu::always_inline]] inline std::uint64_t bits_of_lanes(uint64x2_t holds) {
+  return vaddvq_u64(vandq_u64(holds, uint64x2_t{1, 2}));
+}
+
+// The bytes of the set lanes of four, side by side.
+inline constexpr auto bytes_of_set_lanes = [] {
+  std::array<std::array<std::uint8_t, 16>, 16> table{};
+  for (unsigned bits = 0; bits < 16; ++bits) {
+    unsigned at = 0;
+    for (unsigned i = 0; i < 4; ++i) {
+      if ((bits >> i & 1) == 0) continue;
+      for (unsigned byte = 0; byte < 4; ++byte) table[bits][at++] = std::uint8_t(4 * i + byte);
+    }
+  }
+  return table;
+}();
+
+}  // namespace detail
+#endif
+
 // One bit a lane, lane 0 the lowest: x > limit. NaN is above nothing.
 template <class T>
 [[gnu::always_inline]] inline std::uint64_t bits_above(Pack<T> x, Pack<T> limit) {
@@ -29,6 +56,9 @@ template <class T>
 #elif defined(__SSE2__)
   if constexpr (std::is_same_v<T, float>) return unsigned(_mm_movemask_ps(_mm_cmpgt_ps(x, limit)));
   if constexpr (std::is_same_v<T, double>) return unsigned(_mm_movemask_pd(_mm_cmpgt_pd(x, limit)));
+#elif defined(__aarch64__)
+  if constexpr (std::is_same_v<T, float> && lanes<T> == 4) return detail::bits_of_lanes(vcgtq_f32(x, limit));
+  if constexpr (std::is_same_v<T, double> && lanes<T> == 2) return detail::bits_of_lanes(vcgtq_f64(x, limit));
 #endif
   alignas(64) T lane[std::size_t(lanes<T>)], bound[std::size_t(lanes<T>)];
   store(lane, x);
@@ -52,6 +82,9 @@ template <class T>
 #elif defined(__SSE2__)
   if constexpr (std::is_same_v<T, float>) return unsigned(_mm_movemask_ps(_mm_cmpge_ps(x, limit)));
   if constexpr (std::is_same_v<T, double>) return unsigned(_mm_movemask_pd(_mm_cmpge_pd(x, limit)));
+#elif defined(__aarch64__)
+  if constexpr (std::is_same_v<T, float> && lanes<T> == 4) return detail::bits_of_lanes(vcgeq_f32(x, limit));
+  if constexpr (std::is_same_v<T, double> && lanes<T> == 2) return detail::bits_of_lanes(vcgeq_f64(x, limit));
 #endif
   alignas(64) T lane[std::size_t(lanes<T>)], bound[std::size_t(lanes<T>)];
   store(lane, x);
@@ -102,6 +135,14 @@ template <class E>
     } else {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permutevar8x32_epi32(x, from));
     }
+    return count;
+  }
+#elif defined(__aarch64__)
+  if constexpr (lanes<E> == 4) {
+    uint8x16_t bytes;
+    std::memcpy(&bytes, &x, sizeof bytes);
+    bytes = vqtbl1q_u8(bytes, vld1q_u8(detail::bytes_of_set_lanes[bits].data()));
+    std::memcpy(to, &bytes, sizeof bytes);
     return count;
   }
 #endif

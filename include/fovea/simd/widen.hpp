@@ -42,6 +42,9 @@ template <int count>
 #if defined(__F16C__)
   if constexpr (count == 8) return same_bits<Native<float, 8>>(_mm256_cvtph_ps(same_bits<__m128i>(x)));
 #endif
+#if defined(__aarch64__)
+  if constexpr (count == 4) return vcvt_f32_f16(same_bits<float16x4_t>(x));
+#endif
   // The exponent and the significand at their places in a float, whose exponent is then 112 too small.
   using Wide = Native<std::uint32_t, count>;
   const Wide wide = wide_of<count>(x), magnitude = wide & 0x7fff;
