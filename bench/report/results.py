@@ -1,37 +1,15 @@
 """The results of fovea_bench, and of the peers beside it, as rows that can be compared."""
 
 import json
-import math
 import pathlib
-import platform
-import re
 import statistics
-import subprocess
 
 import decoding
 
 BASELINE = "dense/plain_eigen"
 DENSE = "dense/scaled_dot_product"
-TITLES = {
-    "prefill": "Prefill: many queries, bound by arithmetic",
-    "decode": "Decode: one query, bound by reading K and V",
-    "small": "Small problems, many of them",
-    "mask": "Masks and grids",
-    "real": "Tensors of trained models",
-    "synthetic": "Structured tensors",
-    "approximate": "Others",
-    "user": "Your tensors",
-}
-COMPARISONS = {
-    "real": "Approximate methods on real input",
-    "user": "Approximate methods on your tensors",
-    "synthetic": "Approximate methods on structured input",
-    "approximate": "Approximate methods on other shapes",
-    "decode": "Approximate methods at one query",
-    "prefill": "Approximate methods at many queries",
-    "small": "Approximate methods on small problems",
-}
-WORDS = ("ratio", "shape", "input", "method", "stored", "layout")  # columns that hold words
+COMPARED = ("real", "user", "synthetic", "approximate", "decode", "prefill", "small")  # tables of approximate methods
+BYTES = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "int8": 1, "int4": 0.5}
 # A peer further than this from the definition in double is not counted; narrower storage is held against the numbers
 # before they are rounded.
 PEER_TOLERANCE = {"decodef16": 1e-2, "decodebf16": 1e-2, "decodeq8": 1e-2, "decodeq4": 0.1}
@@ -56,6 +34,7 @@ class Row:
             for sample in samples
         ]
         self.time = statistics.median(self.times)
+        self.shares = [sample.get("bandwidth_share") or sample["peak_share"] for sample in samples]
         self.best_call = min(sample["best"] for sample in samples)
         self.best_peak = max(sample["peak"] for sample in samples)
         self.best_bandwidth = max(sample.get("bandwidth", 0) for sample in samples)
@@ -123,6 +102,17 @@ class Row:
         return work * self.time / self.best_call / limit
 
     @property
+    def traffic(self):
+        """Bytes of q, k, v and out, each once; of a cache what the bench says that a step reads."""
+        size = self.sizes
+        out = size.get("e", size["d"])
+        narrow = 4 if self.type in ("bf16", "f16", "int8", "int4") else BYTES[self.type]
+        ends = size["B"] * size["H"] * size["N"] * (size["d"] + out) * narrow
+        if self.bytes and decoding.is_cache(self):
+            return ends + self.bytes * self.time
+        return ends + size["B"] * size["G"] * size["M"] * (size["d"] + out) * BYTES[self.type]
+
+    @property
     def case(self):
         """MODE:B,H,G,N,M,D as the peers know it, or nothing."""
         if decoding.is_cache(self):
@@ -134,7 +124,7 @@ class Row:
 
 
 class Results:
-    def __init__(self, files, peers_file, failed):
+    def __init__(self, files, peers_file=None, failed=()):
         self.context, samples, self.failed, self.machine = {}, {}, list(failed), {}
         for path in files:
             text = json.loads(pathlib.Path(path).read_text())
@@ -157,6 +147,7 @@ class Results:
                 self.rows.append((entries[0]["family_index"], Row(name, entries)))
         self.rows = [row for _, row in sorted(self.rows, key=lambda pair: pair[0])]
         self.baseline = {row.problem: row for row in self.rows if row.method == BASELINE}
+        self.by_problem = {(row.method, *row.problem): row for row in self.rows}
         self.dense = {row.problem: row for row in self.rows if row.method == DENSE}
         self.peers = {}
         if peers_file:
@@ -167,7 +158,7 @@ class Results:
                     self.peers.setdefault((case, peer["threads"]), {})[peer["peer"]] = peer
 
     def sections(self):
-        """(title, rows) of one table of shapes each, without the baseline except where it is alone."""
+        """{table: rows} of one table of shapes each, without the baseline except where it is alone."""
         shown = [row for row in self.rows if row.method != BASELINE] or self.rows
         groups = {}
         for row in shown:
@@ -176,10 +167,9 @@ class Results:
             beside = row.method == DENSE and row.table in ("synthetic", "growth", "approximate")
             if not row.compared and not beside and row.table != "growth":
                 groups.setdefault(row.table, []).append(row)
-        order = list(TITLES)
-        for table, rows in sorted(groups.items(), key=lambda g: order.index(g[0]) if g[0] in order else 99):
+        for rows in groups.values():
             rows.sort(key=lambda row: (row.method != DENSE, row.family, row.method))
-            yield TITLES.get(table, table), rows
+        return groups
 
     def dense_beside(self, row):
         """Dense attention on the same numbers: causal beside causal, and full beside any other pattern."""
@@ -196,9 +186,9 @@ class Results:
         groups = {}
         for row in self.rows:
             if row.compared:
-                table = row.table if row.table in COMPARISONS else "approximate"
+                table = row.table if row.table in COMPARED else "approximate"
                 groups.setdefault(table, {}).setdefault((*row.input, row.threads), []).append(row)
-        for table in sorted(groups, key=list(COMPARISONS).index):
+        for table in sorted(groups, key=COMPARED.index):
             inputs = [
                 (self.dense_beside(rows[0]), sorted(rows, key=lambda row: (row.family, row.method, row.name)))
                 for _, rows in sorted(groups[table].items(), key=lambda g: (g[0][2], g[0][1] != "full", str(g[0])))
@@ -217,6 +207,10 @@ class Results:
                 if dense:
                     lines.setdefault((DENSE, dense.pattern), {})[length] = dense
         return dict(sorted(lines.items(), key=lambda item: (item[0][1] != "full", item[0][0] != DENSE, item[0])))
+
+    def methods(self):
+        """The methods of which there is a row, families together."""
+        return sorted({row.method for row in self.rows}, key=lambda m: (not m.startswith("dense/"), m))
 
     def ours(self):
         return [row for row in self.rows if row.method != BASELINE]
@@ -241,263 +235,11 @@ class Results:
 
     def same_problem(self, row, **changes):
         """The row of the same method whose problem differs in `changes` only."""
-        wanted = {
-            "type": row.type,
-            "pattern": row.pattern,
-            "data": row.data,
-            "sizes": row.sizes,
-            "threads": row.threads,
-            **changes,
-        }
-        for other in self.rows:
-            if other.method == row.method and all(getattr(other, key) == value for key, value in wanted.items()):
-                return other
-        return None
-
-    def ratios(self):
-        """What is promised, measured: (what, row, value at the median, value at best, goal, at most?)."""
-        dense_goal = 0.85 if self.context.get("instruction_set", "").startswith("avx512") else 0.80
-
-        def over(this, that, factor=1):
-            return this.time / that.time / factor, this.best_call / that.best_call / factor
-
-        for row in self.ours():
-            if decoding.is_cache(row):
-                continue
-            n, m = row.sizes["N"], row.sizes["M"]
-            full = self.dense.get((row.type, "full", *row.problem[2:]))
-            single = self.same_problem(row, threads=1)
-            peer = self.fastest_peer(row)
-            random = row.type == "f32" and row.table in ("prefill", "decode")
-            is_dense = row.method == DENSE
-            if is_dense and random and row.pattern == "full" and n == m >= 2048 and row.threads == 1:
-                yield "share of the arithmetic limit", row, row.share, row.share_at_best, dense_goal, False
-            if is_dense and random and m >= 32768:
-                yield "share of the read bandwidth", row, row.share, row.share_at_best, 0.85, False
-            if is_dense and random and row.pattern == "causal" and full and n == m >= 4096:
-                yield "causal time over full time", row, *over(row, full), 0.55, True
-            if row.table == "mask" and not is_dense and row.visited < 1 and full:
-                what = "masked time over (visited share × dense time)"
-                yield what, row, *over(row, full, row.visited), 1.15, True
-            if is_dense and random and row.threads == 2 and single and (n == m >= 2048 or m >= 32768):
-                yield "speed of two threads over one", row, *over(single, row), 1.8, False
-            if peer and peer[0] != "eigen":
-                yield f"fastest peer's time over ours ({peer[0]})", row, None, peer[1], 1.1, False
-        yield from decoding.promises(self)
-        worst = self.worst_error()
-        if worst:
-            yield "largest error over a plain loop's", worst[1], None, worst[0], 1.0, True
+        keys = ("type", "pattern", "data", "sizes", "threads")
+        wanted = [changes.get(key, value) for key, value in zip(keys, row.problem)]
+        return self.by_problem.get((row.method, *wanted))
 
     def worst_error(self):
         """(ratio, row): the row whose error is largest as a multiple of the plain loop's."""
         rows = [row for row in self.ours() if row.naive_error]
         return max(((row.error / row.naive_error, row) for row in rows), key=lambda pair: pair[0], default=None)
-
-
-def duration(seconds):
-    for unit, factor in (("s", 1), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= factor or unit == "µs":
-            value = seconds / factor
-            return f"{value:.{max(0, 2 - int(math.floor(math.log10(value)))) if value > 0 else 2}f} {unit}"
-
-
-def rate(row):
-    return f"{row.bytes / 1e9:.1f} GB/s" if row.memory_bound else f"{row.flops / 1e9:.1f} GF/s"
-
-
-def error_text(row):
-    return f"{row.error:.1e} / {row.naive_error:.1e}" if row.error is not None else ""
-
-
-def stored_text(row):
-    parts = [f"o {row.stored_error:.1e}"] if row.stored_error is not None else []
-    parts += [f"lse {row.stored_log_sum_error:.1e}"] if row.stored_log_sum_error is not None else []
-    return ", ".join(parts)
-
-
-def percent(value, digits=0):
-    return f"{value * 100:.{digits}f}%" if value is not None else ""
-
-
-def times(value):
-    return f"{value:.{2 if value < 9.95 else 1}f}x" if value else ""
-
-
-def limit_text(row):
-    return f"{percent(row.share)} {'mem' if row.memory_bound else 'fma'}"
-
-
-def columns(results, rows):
-    """Headings and cells of a section."""
-    with_methods = len({row.method for row in rows}) > 1
-    with_eigen = any(results.against_eigen(row) for row in rows)
-    with_peers = any(results.fastest_peer(row) for row in rows)
-    with_masks = rows[0].table == "mask"
-    with_stored = any(stored_text(row) for row in rows)
-    heads = ["shape"] + (["method"] if with_methods else [])
-    heads += ["threads", "time", "spread", "rate", "of limit", "at best"] + (["vs Eigen"] if with_eigen else [])
-    heads += (["fastest peer"] if with_peers else []) + (["visited", "of dense time"] if with_masks else [])
-    with_dense = with_methods and not with_masks
-    heads += (["vs dense"] if with_dense else []) + ["error / plain loop"] + (["vs stored"] if with_stored else [])
-    cells = []
-    for row in rows:
-        line = [row.shape] + ([row.method] if with_methods else [])
-        line += [
-            str(row.threads),
-            duration(row.time),
-            f"±{row.spread * 100:.0f}%",
-            rate(row),
-            limit_text(row),
-            percent(row.share_at_best),
-        ]
-        if with_eigen:
-            line.append(times(results.against_eigen(row)))
-        if with_peers:
-            peer = results.fastest_peer(row)
-            line.append(f"{peer[1]:.2f}x {peer[0]}" if peer else "")
-        if with_masks:
-            full = results.dense.get((row.type, "full", *row.problem[2:]))
-            line += [percent(row.visited, 1), percent(row.time / full.time, 1) if full else ""]
-        if with_dense:
-            line.append(times(results.over_dense(row)))
-        line.append(error_text(row))
-        if with_stored:
-            line.append(stored_text(row))
-        cells.append(line)
-    return heads, cells
-
-
-def comparison_columns(results, inputs):
-    """The same of methods beside dense attention, input after input."""
-    heads = ["input", "method", "threads", "kept", "mass kept", "error vs dense", "time", "spread", "vs dense"]
-    heads += ["of limit", "own error / plain loop"]
-    cells = []
-    for dense, rows in inputs:
-        for row in ([dense] if dense else []) + rows:
-            cells.append(
-                [
-                    row.shape,
-                    row.method,
-                    str(row.threads),
-                    percent(row.kept, 1),
-                    percent(row.mass, 1),
-                    f"{row.dense_error:.1e}" if row.dense_error is not None else "",
-                    duration(row.time),
-                    f"±{row.spread * 100:.0f}%",
-                    times(results.over_dense(row)),
-                    limit_text(row),
-                    error_text(row),
-                ]
-            )
-    return heads, cells
-
-
-def growth_columns(results):
-    """Time at each length, the power of the length with which it grows, and from where on a method beats dense."""
-    lines = results.growth()
-    lengths = sorted({length for line in lines.values() for length in line})
-    heads = ["method"] + [f"{n // 1024}k" if n >= 1024 else str(n) for n in lengths]
-    heads += ["grows like", "vs dense at the end", "beats dense from"]
-    cells = []
-    for (method, pattern), line in lines.items():
-        row = line[max(line)]
-        faster = [n for n in sorted(line) if (results.over_dense(line[n]) or 0) > 1]
-        slower = [n for n in sorted(line) if (results.over_dense(line[n]) or 2) <= 1]
-        since = [n for n in faster if not slower or n > slower[-1]]
-        power = growth_power(line)
-        cells.append(
-            [method + (f" {pattern}" if pattern != "full" else "")]
-            + [duration(line[n].time) if n in line else "" for n in lengths]
-            + [f"T^{power:.2f}" if power is not None else ""]
-            + ["" if method == DENSE else times(results.over_dense(row))]
-            + ["" if method == DENSE else f"{since[0]}" if since else "never"]
-        )
-    return heads, cells
-
-
-def growth_power(line):
-    """The power of the length with which the fastest call grows over the last three doublings."""
-    lengths = sorted(line)[-4:]
-    if len(lengths) < 2:
-        return None
-    return math.log(line[lengths[-1]].best_call / line[lengths[0]].best_call) / math.log(lengths[-1] / lengths[0])
-
-
-def machine_lines(results):
-    """(what, value) of the limits that were measured."""
-    for name, value in sorted(results.machine.items()):
-        kind, _, rest = name.partition("/")
-        words, _, threads = rest.rpartition("/threads:")
-        suffix = f"{threads} thread{'s' * (threads != '1')}"
-        if kind == "arithmetic":
-            yield f"arithmetic {words}, {suffix}", f"{value / 1e9:.0f} GFLOP/s"
-        else:
-            yield f"reading {words.partition(':')[2]} MiB, {suffix}", f"{value / 1e9:.1f} GB/s"
-
-
-def promises(results):
-    """Headings and lines: promised, measured. The median decides; the best call shows what noise may have cost."""
-    lines = []
-    ratios = sorted(results.ratios(), key=lambda ratio: ratio[0].split(" (")[0])
-    for what, row, median, best, goal, at_most in ratios:
-        value = best if median is None else median
-        met = value <= goal if at_most else value >= goal
-        lines.append(
-            [
-                what,
-                row.shape,
-                row.method,
-                str(row.threads),
-                f"{median:.2f}" if median is not None else "",
-                f"{best:.2f}",
-                f"{'≤' if at_most else '≥'} {goal:.2f}",
-                "ok" if met else "missed",
-            ]
-        )
-    return ["ratio", "shape", "method", "threads", "median", "at best", "goal", ""], lines
-
-
-def disturbance(results):
-    """A sentence when other programs took the cores during much of the run, else nothing."""
-    clean = [row.undisturbed for row in results.rows if row.undisturbed is not None]
-    if not clean or statistics.mean(clean) > 0.8:
-        return []
-    return [
-        f"Other programs were busy on this machine: only {statistics.mean(clean) * 100:.0f}% of the calls ran "
-        "undisturbed. Long calls and two threads suffer most; take their numbers as lower bounds."
-    ]
-
-
-def cpu_name():
-    try:
-        match = re.search(r"model name\s*:\s*(.+)", pathlib.Path("/proc/cpuinfo").read_text())
-        return match.group(1) if match else platform.machine()
-    except OSError:
-        return platform.processor() or platform.machine()
-
-
-def revision():
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        cwd=pathlib.Path(__file__).parent,
-        check=False,
-    )
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def build_lines(results):
-    context = results.context
-    facts = [
-        ("processor", f"{cpu_name()}, {context.get('num_cpus', '?')} cores"),
-        ("system", f"{platform.system()} {platform.release()}"),
-        ("compiler", context.get("compiler", "")),
-        ("flags", context.get("flags", "")),
-        ("instruction set", f"{context.get('instruction_set', '')}, {context.get('lanes_f32', '?')} floats a vector"),
-        ("libraries", f"Eigen {context.get('eigen', '')}, xsimd {context.get('xsimd', '')}"),
-        ("revision", revision()),
-        ("date", context.get("date", "")[:16].replace("T", " ")),
-        ("load before the run", ", ".join(f"{x:.1f}" for x in context.get("load_avg", []))),
-    ]
-    return [(key, value) for key, value in facts if value]
