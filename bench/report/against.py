@@ -1,4 +1,4 @@
-"""A second run beside the first: ratios of times and of shares of the limit, marked where they lie outside the noise."""
+"""A second run beside the first: ratios of times and of shares of the limit, marked where they leave the noise."""
 
 import statistics
 
@@ -84,7 +84,18 @@ class Comparison:
         return [(key, old.get(key, ""), new.get(key, "")) for key in DIFFERENT if old.get(key) != new.get(key)]
 
     def columns(self, changes=None):
-        heads = ["shape", "method", "threads", "before", "spread", "now", "spread ", "time", "share of limit", "verdict"]
+        heads = [
+            "shape",
+            "method",
+            "threads",
+            "before",
+            "spread",
+            "now",
+            "spread ",
+            "time",
+            "share of limit",
+            "verdict",
+        ]
         cells = []
         for change in self.changes if changes is None else changes:
             new, old = change.new, change.old

@@ -47,8 +47,19 @@ class Caches:
     def of(self, *methods):
         order = list(STORED)
         rows = [row for row in self.rows if row.method in methods]
-        rows.sort(key=lambda row: (row.data != "", row.sizes["B"], -row.sizes["H"], row.sizes["M"], -row.sizes["d"],
-                                   order.index(row.type), row.pattern, row.threads, row.method))
+        rows.sort(
+            key=lambda row: (
+                row.data != "",
+                row.sizes["B"],
+                -row.sizes["H"],
+                row.sizes["M"],
+                -row.sizes["d"],
+                order.index(row.type),
+                row.pattern,
+                row.threads,
+                row.method,
+            )
+        )
         return rows
 
     def beside(self, row, method=None, type=None, pattern=None, threads=None):

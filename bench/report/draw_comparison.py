@@ -69,8 +69,8 @@ def pareto(plt, results, name, label, rows):
     axes.set_xlabel("speed over dense attention (right is faster)")
     axes.set_ylabel("error against dense (down is closer)")
     axes_style(axes)
-    figure.subplots_adjust(left=0.07, right=0.99, top=0.9, bottom=0.13)
-    write_names(axes, [(at, row.name_in_family, INK) for row, at in zip(rows, points)])
+    figure.subplots_adjust(left=0.07, right=0.985, top=0.9, bottom=0.13)
+    write_names(axes, [(at, row.name_in_family) for row, at in zip(rows, points)], line=line)
     family_legend(figure, plt, {row.family for row in rows}, 0.91, patterns_legend(plt, rows), 11)
     return picture(figure, name, label, tight=False)
 
@@ -90,8 +90,8 @@ def mass(plt, results, name, label, rows):
     axes.set_xlabel("share of the pairs of query and key that is kept")
     axes.set_ylabel("softmax mass kept")
     axes_style(axes)
-    figure.subplots_adjust(left=0.07, right=0.99, top=0.9, bottom=0.14)
-    write_names(axes, [((row.kept, row.mass), row.name_in_family, INK) for row in rows])
+    figure.subplots_adjust(left=0.07, right=0.985, top=0.9, bottom=0.14)
+    write_names(axes, [((row.kept, row.mass), row.name_in_family) for row in rows])
     family_legend(figure, plt, {row.family for row in rows}, 0.91, patterns_legend(plt, rows), 11)
     return picture(figure, name, label, tight=False)
 
@@ -110,18 +110,20 @@ def masks(plt, results):
     kept, spent = [row.visited for row, _ in points], [share for _, share in points]
     ends = (0.6 * min(kept), min(1.3, 1.8 * max(kept)))
     log_axis(axes.xaxis, *ends, lambda tick: f"{tick * 100:g}%")
-    log_axis(axes.yaxis, min(ends[0], min(spent) / 1.5), max(1.15 * ends[1], max(spent) * 1.5), lambda t: f"{t * 100:g}%")
+    log_axis(
+        axes.yaxis, min(ends[0], min(spent) / 1.5), max(1.15 * ends[1], max(spent) * 1.5), lambda t: f"{t * 100:g}%"
+    )
     axes.plot(ends, ends, color=LIMIT, linewidth=1.2, label="time = kept share × dense")
     axes.plot(ends, [1.15 * end for end in ends], "--", color=QUIET, linewidth=1, label="15 % more")
     texts = []
     for row, share in points:
         plotted(axes.plot(row.visited, share, marker(row.family), color=colour(row.family), markersize=6))
         name = row.pattern if row.pattern.startswith(row.name_in_family) else f"{row.name_in_family} {row.pattern}"
-        texts.append(((row.visited, share), name.replace("_", " "), INK))
+        texts.append(((row.visited, share), name.replace("_", " ")))
     axes.set_xlabel("pairs kept, of all")
     axes.set_ylabel("time, of dense attention to every key")
     axes_style(axes)
-    figure.subplots_adjust(left=0.07, right=0.99, top=0.92, bottom=0.1)
+    figure.subplots_adjust(left=0.07, right=0.985, top=0.92, bottom=0.1)
     write_names(axes, texts)
     lines = axes.get_legend_handles_labels()[0]
     family_legend(figure, plt, {row.family for row, _ in points}, 0.93, lines, 11)

@@ -13,6 +13,8 @@ from drawing import (
     marker,
     picture,
     plotted,
+    powers_of_two,
+    round_numbers,
     write_names,
 )
 import formats
@@ -20,18 +22,18 @@ import lengths
 from results import DENSE
 
 
-def against_length(plt, results, name, label, pattern, cost, unit, ticks, skip):
+def against_length(plt, results, name, label, pattern, cost, unit, text, numbers, skip):
     """A panel for each family, dense attention in each; where a method begins to cost less is marked on its line.
 
-    cost(row): what is drawn, None where it was not measured; ticks(tick): its text.
+    cost(row): what is drawn, None where it was not measured; text(tick): how it is written, at which `numbers`.
     """
     lines = {
         method: {n: cost(row) for n, row in line.items() if cost(row) is not None}
         for (method, p), line in results.growth().items()
         if p == pattern or (method == DENSE and p == "full" and pattern != "causal")
     }
-    dense = lines.pop(DENSE, {})
-    lines = {method: line for method, line in lines.items() if len(line) > 1}
+    dense = dict(sorted(lines.pop(DENSE, {}).items()))
+    lines = {method: dict(sorted(line.items())) for method, line in lines.items() if len(line) > 1}
     every = [value for line in (dense, *lines.values()) for value in line.values() if value > 0]
     if not lines or not every:
         return None
@@ -40,7 +42,12 @@ def against_length(plt, results, name, label, pattern, cost, unit, ticks, skip):
     down = -(-len(families) // across)
     figure, grid = plt.subplots(down, across, figsize=(WIDTH, 0.7 + 3.3 * down), squeeze=False)
     figure.subplots_adjust(
-        left=0.07, right=0.99, wspace=0.2, hspace=0.34, top=1 - 0.62 / (0.7 + 3.3 * down), bottom=0.5 / (0.7 + 3.3 * down)
+        left=0.07,
+        right=0.985,
+        wspace=0.2,
+        hspace=0.34,
+        top=1 - 0.62 / (0.7 + 3.3 * down),
+        bottom=0.5 / (0.7 + 3.3 * down),
     )
     for axes in grid.flat[len(families) :]:
         axes.remove()
@@ -48,7 +55,7 @@ def against_length(plt, results, name, label, pattern, cost, unit, ticks, skip):
     least = min(every) / 1.6
     for axes, family in zip(grid.flat, families):
         here = {method: line for method, line in lines.items() if method.startswith(family + "/")}
-        log_axis(axes.yaxis, least / 1.3, max(every) * 1.6, ticks, 6)
+        log_axis(axes.yaxis, least / 1.3, max(every) * 1.6, lambda tick: formats.brief(text(tick)), 6, numbers)
         axes.set_xscale("log")
         axes.set_xlim(measured[0] / 1.2, measured[-1] * (measured[-1] / measured[0]) ** 0.75)
         shown = measured[:: -(-len(measured) // 6)]
@@ -56,12 +63,12 @@ def against_length(plt, results, name, label, pattern, cost, unit, ticks, skip):
         axes.set_xticks([], minor=True)
         if dense:
             axes.plot(list(dense), list(dense.values()), "--", color=INK, linewidth=1.4)
-        texts = [((max(dense), dense[max(dense)]), "dense", INK)] if dense and dense[max(dense)] > 0 else []
+        texts = [((max(dense), dense[max(dense)]), "dense")] if dense and dense[max(dense)] > 0 else []
         for place, (method, line) in enumerate(here.items()):
             own = {n: max(value, least) for n, value in sorted(line.items())}
             style = dict(color=PALETTE[place % len(PALETTE)], marker=MARKERS[place % len(MARKERS)])
             plotted(axes.plot(list(own), list(own.values()), linewidth=1.5, markersize=4, **style))
-            texts.append(((max(own), own[max(own)]), method.partition("/")[2], INK))
+            texts.append(((max(own), own[max(own)]), method.partition("/")[2]))
             positive = min([*line.values(), *dense.values()], default=0) > 0
             found = lengths.crossing(dense, line) if positive else None
             if found and found[0]:
@@ -76,7 +83,16 @@ def against_length(plt, results, name, label, pattern, cost, unit, ticks, skip):
         write_names(axes, texts, sides="right")
     handles = [
         plt.Line2D([], [], color=INK, linestyle="--", label="dense attention"),
-        plt.Line2D([], [], color=QUIET, marker="o", markerfacecolor="none", markersize=9, linestyle="", label="costs less from here on"),
+        plt.Line2D(
+            [],
+            [],
+            color=QUIET,
+            marker="o",
+            markerfacecolor="none",
+            markersize=9,
+            linestyle="",
+            label="costs less from here on",
+        ),
         plt.Line2D([], [], color=QUIET, linestyle=":", label="efficiency length"),
     ]
     figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 1), ncol=3)
@@ -85,15 +101,15 @@ def against_length(plt, results, name, label, pattern, cost, unit, ticks, skip):
 
 def time_against_length(plt, results, pattern):
     return against_length(
-        plt, results, f"time-against-length-{pattern}", f"Time against length, {pattern}, log-log, by family of methods",
-        pattern, lambda row: row.time, "time", formats.duration, (256,),
+        plt, results, f"time-against-length-{pattern}", f"Time against length, {pattern}, log-log",
+        pattern, lambda row: row.time, "time", formats.duration, round_numbers, (256,),
     )  # fmt: skip
 
 
 def memory_against_length(plt, results, pattern):
     return against_length(
         plt, results, f"memory-against-length-{pattern}", f"Peak memory against length, {pattern}, log-log",
-        pattern, lambda row: row.memory, "peak memory", formats.amount, (),
+        pattern, lambda row: row.memory, "peak memory", formats.amount, powers_of_two, (),
     )  # fmt: skip
 
 
@@ -136,21 +152,16 @@ def memory_by_method(plt, results):
     if len(rows) < 2:
         return None
     rows = sorted(rows, key=lambda row: (row.memory, row.method, row.pattern))
-    least = 2 ** -1 * min([row.memory for row in rows if row.memory > 0] or [1024])
+    least = 2**-1 * min([row.memory for row in rows if row.memory > 0] or [1024])
     lines = []
     for row in rows:
         face = "white" if row.pattern == "causal" else colour(row.family)
         style = dict(color=colour(row.family), marker=marker(row.family), markerfacecolor=face)
         lines.append((f"{row.name_in_family} {row.pattern}".replace(" full", ""), [(max(row.memory, least), style, 0)]))
     figure, axes = dots(plt, lines, f"peak memory of one call on {title}, beside q, k, v and out")
-    axes.set_xscale("log", base=2)
     high = max(row.memory for row in rows)
-    bounds = (least / 1.4, max(2 * high, least * 8))
-    axes.set_xlim(*bounds)
-    powers = [2.0**n for n in range(0, 45) if bounds[0] <= 2.0**n <= bounds[1]]
-    ticks = powers[:: -(-len(powers) // 8)]
-    axes.set_xticks(ticks, [formats.amount(tick) for tick in ticks])
-    axes.set_xticks([], minor=True)
+    text = lambda tick: formats.brief(formats.amount(tick))
+    log_axis(axes.xaxis, least / 1.4, max(2 * high, least * 8), text, 8, powers_of_two)
     return picture(figure, "memory", f"Peak memory of each method on {title}", tight=False)
 
 
@@ -189,7 +200,14 @@ def threads(plt, results):
     axes.axvline(1, color=INK, linewidth=0.8)
     axes.set_xlim(0, 1.08 * max(most, counts[-1]))
     handles = [
-        plt.Line2D([], [], color=PALETTE[place % len(PALETTE)], marker=MARKERS[place % len(MARKERS)], linestyle="--", label=f"{count} threads; dashed: as many times")
+        plt.Line2D(
+            [],
+            [],
+            color=PALETTE[place % len(PALETTE)],
+            marker=MARKERS[place % len(MARKERS)],
+            linestyle="--",
+            label=f"{count} threads; dashed: as many times",
+        )
         for place, count in enumerate(counts)
     ]
     figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.6, 1), ncol=4)

@@ -16,7 +16,7 @@ from drawing import (
     picture,
     plotted,
 )
-from formats import duration, percent
+from formats import brief, duration, percent
 from results import BASELINE, DENSE
 
 
@@ -57,7 +57,9 @@ def shares(plt, results):
     axes.set_ylabel("shape")
     axes_style(axes, "x")
     handles = [
-        plt.Rectangle((0, 0), 1, 1, color=(OURS, "#88ccee", "#ddcc77")[min(place, 2)], label=f"{n} thread{'s' * (n > 1)}")
+        plt.Rectangle(
+            (0, 0), 1, 1, color=(OURS, "#88ccee", "#ddcc77")[min(place, 2)], label=f"{n} thread{'s' * (n > 1)}"
+        )
         for place, n in enumerate(threads)
     ]
     handles += [plt.Line2D([], [], color=INK, marker="|", linestyle="", markersize=9, label="plain Eigen")]
@@ -129,7 +131,8 @@ def dense_length(plt, results):
     figure, grid = plt.subplots(1, len(panels), figsize=(WIDTH, 4), squeeze=False)
     figure.subplots_adjust(left=0.07, right=0.99, top=0.83, bottom=0.13, wspace=0.28)
     styles = {
-        "plain Eigen": (EIGEN, "s-"), "fastest peer": (PEER, "D-"), "fovea": (OURS, "o-"), "at the limit": (LIMIT, "--"),
+        "plain Eigen": (EIGEN, "s-"), "fastest peer": (PEER, "D-"),
+        "fovea": (OURS, "o-"), "at the limit": (LIMIT, "--"),
     }  # fmt: skip
     every = []
     for axes, (dim, _, pattern) in zip(grid[0], panels):
@@ -159,7 +162,7 @@ def dense_length(plt, results):
         axes.set_xlabel("length, tokens")
         axes_style(axes)
     for axes in grid[0]:
-        log_axis(axes.yaxis, min(every) / 1.4, max(every) * 1.4, duration)
+        log_axis(axes.yaxis, min(every) / 1.4, max(every) * 1.4, lambda tick: brief(duration(tick)))
         axes.set_ylabel("time")
     handles = [plt.Line2D([], [], color=ink, marker=s[0] if s[0] != "-" else "", linestyle=s.lstrip("sDo"), label=name)
                for name, (ink, s) in styles.items() if name != "fastest peer" or results.peers]  # fmt: skip
@@ -191,7 +194,12 @@ def roofline(plt, results):
     if reading:
         low, high = min(low, 0.2 * arithmetic / reading), max(high, 5 * arithmetic / reading)
     log_axis(axes.xaxis, low, high, lambda tick: f"{tick:g}")
-    log_axis(axes.yaxis, min(y for _, y in points) / 1.5, 2 * max(arithmetic, max(y for _, y in points)), lambda tick: f"{tick / 1e9:g}")
+    log_axis(
+        axes.yaxis,
+        min(y for _, y in points) / 1.5,
+        2 * max(arithmetic, max(y for _, y in points)),
+        lambda tick: f"{tick / 1e9:g}",
+    )
     roof = [low, arithmetic / reading, high] if reading else [low, high]
     axes.plot(roof, [min(arithmetic, x * (reading or float("inf"))) for x in roof], color=LIMIT, linewidth=1.8)
     for row, at in zip(rows, points):
@@ -199,9 +207,13 @@ def roofline(plt, results):
         plotted(axes.plot(*at, marker(row.family), markeredgecolor="white", markeredgewidth=0.4, **style))
     axes.text(high / 1.05, arithmetic * 1.07, f"arithmetic {arithmetic / 1e9:.0f} GF/s", ha="right", fontsize=8.5)
     if reading:
-        axes.text(low * 1.05, low * 1.05 * reading * 1.4, f"reading {reading / 1e9:.1f} GB/s", fontsize=8.5)
+        middle = (low * arithmetic / reading) ** 0.5
+        text = f"reading {reading / 1e9:.1f} GB/s"
+        axes.text(middle / 1.08, middle * reading, text, ha="right", va="bottom", fontsize=8.5)
     axes.set_xlabel("operations per byte of q, k, v and out, each once")
     axes.set_ylabel("GF/s (operations a second, in thousand millions)")
     axes_style(axes)
     family_legend(figure, plt, {row.family for row in rows}, 0.9, columns=11)
-    return picture(figure, "roofline", "Roofline: rate against operations per byte, with the measured limits", tight=False)
+    return picture(
+        figure, "roofline", "Roofline: rate against operations per byte, with the measured limits", tight=False
+    )

@@ -69,7 +69,10 @@ def bar(plt, figure, box, signed, most, label):
         values = 10 ** ((part - 1) * DECADES)
         ticks = [(n / DECADES, most * 10.0 ** (n - DECADES)) for n in (0, DECADES // 2, DECADES)]
     image = axes.imshow(
-        in_colours(plt, values[None, :] * most, signed, most), aspect="auto", extent=(part[0], part[-1], 0, 1), interpolation="none"
+        in_colours(plt, values[None, :] * most, signed, most),
+        aspect="auto",
+        extent=(part[0], part[-1], 0, 1),
+        interpolation="none",
     )
     plotted([image])
     axes.set_xticks([at for at, _ in ticks], [f"{value:.1g}" for _, value in ticks])

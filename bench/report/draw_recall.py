@@ -61,7 +61,9 @@ def heat(plt, recall):
                 ink = "white" if value < 0.5 else INK
                 axes.text(across + 0.5, down + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=size, color=ink)
     axes.set_yticks([i + 0.5 for i in range(len(methods))], methods)
-    axes.set_xticks([i + 0.5 for i in range(len(problems))], [f"d {d}\n{length}\n{pairs}" for d, length, pairs in problems])
+    axes.set_xticks(
+        [i + 0.5 for i in range(len(problems))], [f"d {d}\n{length}\n{pairs}" for d, length, pairs in problems]
+    )
     axes.set_ylim(len(methods), 0)
     axes.set_xlabel("width of a key, tokens, pairs to remember")
     axes.set_ylabel("method")
@@ -95,7 +97,10 @@ def curves(plt, recall):
             for line in own:
                 if line["dim"] == widest:
                     mean.setdefault(ratio(line), []).append(line)
-            points = [(x, sum(l["recall"] for l in ls) / len(ls), max(l.get("spread", 0) for l in ls)) for x, ls in sorted(mean.items())]
+            points = [
+                (x, sum(l["recall"] for l in ls) / len(ls), max(l.get("spread", 0) for l in ls))
+                for x, ls in sorted(mean.items())
+            ]
             x, y, spread = zip(*points)
             style = dict(color=PALETTE[place % len(PALETTE)], marker=MARKERS[place % len(MARKERS)])
             axes.errorbar(x, y, yerr=spread, fmt="none", ecolor=style["color"], linewidth=0.8)
@@ -107,8 +112,12 @@ def curves(plt, recall):
         axes.set_ylabel("recall")
         axes_style(axes)
         axes.axhline(1, color=QUIET, linewidth=0.6)
-        axes.legend(loc="best", fontsize=7, handlelength=1.4, labelspacing=0.3, frameon=True, framealpha=0.85, edgecolor="none")
-    return picture(figure, "recall-curves", "Recall against the number of pairs over the length, by family", tight=False)
+        axes.legend(
+            loc="best", fontsize=7, handlelength=1.4, labelspacing=0.3, frameon=True, framealpha=0.85, edgecolor="none"
+        )
+    return picture(
+        figure, "recall-curves", "Recall against the number of pairs over the length, by family", tight=False
+    )
 
 
 def ratio(line):

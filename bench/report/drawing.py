@@ -1,6 +1,7 @@
 """What the pictures of the page have in common: colours, axes, names beside points, and SVG that can stand in a page.
 
-Colours are Paul Tol's muted set, which colour-blind people tell apart; markers differ too, and names are written in ink.
+Colours are those of Paul Tol's muted set, which colour-blind people tell apart; markers differ too, and names are
+written in ink.
 """
 
 import functools
@@ -108,10 +109,15 @@ def round_numbers(first, last, most=8):
     return every[:: -(-len(every) // most)]
 
 
-def log_axis(axis, first, last, text=lambda tick: f"{tick:g}", most=8):
+def powers_of_two(first, last, most=8):
+    every = [2.0**power for power in range(-4, 50) if first <= 2.0**power <= last]
+    return every[:: -(-len(every) // most)] if every else []
+
+
+def log_axis(axis, first, last, text=lambda tick: f"{tick:g}", most=8, numbers=round_numbers):
     """A logarithmic axis with round numbers and no others."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}lim": (first, last)})
-    ticks = round_numbers(first, last, most)
+    ticks = numbers(first, last, most)
     if len(ticks) < 2:
         ticks = [first * (last / first) ** part for part in (0.15, 0.85)]
         ticks = [float(f"{tick:.2g}") for tick in ticks]
@@ -128,18 +134,27 @@ def text_width(text, size):
     return text_to_path.get_text_width_height_descent(text, FontProperties(size=size), False)[0]
 
 
-def write_names(axes, texts, size=7.5, sides="around"):
-    """Names beside their points, off each other and off all points, with a thin line where one had to move away.
+def write_names(axes, texts, size=7.5, sides="around", line=()):
+    """Names beside their points, off each other, off all points and off the line, with a thin stroke where one had to
+    move away. Points near each other with the same name share it.
 
-    texts: [((x, y), name, colour)] in the axes' own numbers; figures have 72 dots an inch, so dots are points.
+    texts: [((x, y), name)] in the axes' own numbers; figures have 72 dots an inch, so dots are points.
     """
     box, height = axes.get_window_extent(), size * 1.22
-    at = [tuple(axes.transData.transform(place)) for place, _, _ in texts]
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at]
-    lines = []
-    order = sorted(range(len(texts)), key=lambda i: -at[i][0] if sides == "right" else at[i][1])
-    if sides == "right":
-        order = sorted(range(len(texts)), key=lambda i: at[i][1])
+    every = [tuple(axes.transData.transform(place)) for place, _ in texts]
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in every]
+    corners = [tuple(axes.transData.transform(place)) for place in line]
+    for (x0, y0), (x1, y1) in zip(corners, corners[1:]):
+        steps = 1 + int(max(abs(x1 - x0), abs(y1 - y0)) / 6)
+        for step in range(steps + 1):
+            x, y = x0 + (x1 - x0) * step / steps, y0 + (y1 - y0) * step / steps
+            taken.append((x - 1, y - 1, x + 1, y + 1))
+    at, names, strokes = [], [], []
+    for (x, y), (_, name) in zip(every, texts):
+        if not any(name == other and abs(x - u) + abs(y - v) < 30 for (u, v), other in zip(at, names)):
+            at.append((x, y))
+            names.append(name)
+    order = sorted(range(len(names)), key=lambda i: at[i][1])
 
     def candidates(x, y, width):
         if sides == "right":
@@ -153,7 +168,7 @@ def write_names(axes, texts, size=7.5, sides="around"):
             yield start, y + distance * dy * (1 if abs(dx) < 0.95 else 0)
 
     for i in order:
-        (x, y), name = at[i], texts[i][1]
+        (x, y), name = at[i], names[i]
         width = text_width(name, size)
         best, least = None, float("inf")
         for start, level in candidates(x, y, width):
@@ -175,12 +190,12 @@ def write_names(axes, texts, size=7.5, sides="around"):
         level, start = (best[1] + best[3]) / 2, best[0]
         near = (min(max(x, best[0]), best[2]), min(max(y, best[1]), best[3]))
         if (near[0] - x) ** 2 + (near[1] - y) ** 2 > 13**2:
-            lines.append([(x, y), (near[0] + (-1 if near[0] > x else 1), near[1])])
+            strokes.append([(x, y), (near[0] + (-1 if near[0] > x else 1), near[1])])
         place = axes.transData.inverted().transform((start, level))
-        axes.text(*place, name, va="center", ha="left", fontsize=size, color=texts[i][2])
+        axes.text(*place, name, va="center", ha="left", fontsize=size, color=INK)
     back = axes.transData.inverted()
-    for line in lines:
-        (x0, y0), (x1, y1) = (back.transform(end) for end in line)
+    for stroke in strokes:
+        (x0, y0), (x1, y1) = (back.transform(end) for end in stroke)
         axes.plot([x0, x1], [y0, y1], color=QUIET, linewidth=0.5, zorder=1, clip_on=False)
 
 

@@ -1,6 +1,7 @@
 """Numbers as people read them."""
 
 import math
+import re
 
 
 def significant(value, digits=3):
@@ -23,6 +24,11 @@ def amount(count):
         if count >= factor:
             return f"{significant(count / factor)} {unit}"
     return f"{count:.0f} B" if count is not None else ""
+
+
+def brief(text):
+    """The same without zeros at the end, for ticks."""
+    return re.sub(r"(\.\d*?)0+(?=\D|$)", r"\1", text).replace(". ", " ").rstrip(".")
 
 
 def percent(value, digits=0):

@@ -66,7 +66,9 @@ def crossing(dense, method):
     before, after = slower[-1], both[both.index(slower[-1]) + 1]
     first, last = (math.log(method[n] / dense[n]) for n in (before, after))
     part = first / (first - last)
-    return tuple(math.exp(math.log(a) + part * math.log(b / a)) for a, b in ((before, after), (dense[before], dense[after])))
+    return tuple(
+        math.exp(math.log(a) + part * math.log(b / a)) for a, b in ((before, after), (dense[before], dense[after]))
+    )
 
 
 def power(costs):

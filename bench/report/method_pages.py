@@ -18,7 +18,9 @@ def numbers(report, method):
         groups = {}
         for row in compared:
             groups.setdefault((results.dense_beside(row), row.threads), []).append(row)
-        yield "Beside dense attention", tables.comparison_columns(results, [(d, rows) for (d, _), rows in groups.items()])
+        yield "Beside dense attention", tables.comparison_columns(
+            results, [(d, rows) for (d, _), rows in groups.items()]
+        )
     plain = {}
     for row in own:
         if not row.compared and row.table != "growth":
@@ -59,12 +61,18 @@ def maps(plt, report, method):
 def definition(about):
     """The rows of docs/methods.md, and the words and equations of the header."""
     row = about.row
-    pairs = [(name, row[key]) for name, key in (("paper", "paper"), ("exact", EXACT), ("parts", "parts"), ("cost", "cost")) if row.get(key)]
+    pairs = [
+        (name, row[key])
+        for name, key in (("paper", "paper"), ("exact", EXACT), ("parts", "parts"), ("cost", "cost"))
+        if row.get(key)
+    ]
     if about.header:
         pairs.append(("header", f"`{about.header}`"))
     facts = "".join(f"<div><span>{text(name)}</span><span>{inline(value)}</span></div>" for name, value in pairs)
     words = "".join(
-        f'<div class="scroll"><pre class="equation">{text(content)}</pre></div>' if kind == "equation" else f"<p>{papers(content)}</p>"
+        f'<div class="scroll"><pre class="equation">{text(content)}</pre></div>'
+        if kind == "equation"
+        else f"<p>{papers(content)}</p>"
         for kind, content in about.paragraphs
     )
     return f'<div class="facts definition">{facts}</div>{words}'
@@ -73,7 +81,8 @@ def definition(about):
 def page(plt, report, method, about, known, before, after):
     """The section of one method; before and after are its neighbours' names."""
     links = ['<a href="#top">Overview</a>']
-    links += [f'<a href="#{anchor(name)}">{arrow} {text(name)}</a>' for name, arrow in ((before, "←"), (after, "→")) if name]
+    neighbours = [(arrow, name) for arrow, name in (("←", before), ("→", after)) if name]
+    links += [f'<a href="#{anchor(name)}">{arrow} {text(name)}</a>' for arrow, name in neighbours]
     parts = [f'<section class="method" id="{anchor(method)}">', f'<p class="quiet links">{" · ".join(links)}</p>']
     parts.append(f"<h2>{text(method)}</h2>")
     if method == DENSE:

@@ -14,7 +14,7 @@ from markup import slug
 
 @dataclasses.dataclass
 class Section:
-    """A heading, words, and what stands under it: (picture as a function of pyplot, title and table), any may be None."""
+    """A heading, words, and what stands under it: (picture as a function of pyplot, title and table), or None each."""
 
     title: str
     words: str = ""
@@ -47,22 +47,22 @@ def limits(report):
     yield Section(
         "Share of what the machine can do",
         "Each bar is the rate of dense attention at one shape over the limit that binds it: fused multiply-adds in "
-        "registers or, where it says memory, reading K and V once. Both limits are measured by a plain loop just before "
-        "and after the kernel. Grey: half the range of the samples on either side. Dark mark: plain Eigen. The numbers are in the "
-        "tables of every shape.",
+        "registers or, where it says memory, reading K and V once. Both limits are measured by a plain loop just "
+        "before and after the kernel. Grey: half the range of the samples on either side. Dark mark: plain Eigen. The "
+        "numbers are in the tables of every shape.",
         [(draw(draw_limits.shares, results), None)],
     )
     yield Section(
         "Roofline",
-        "Every bench of one thread: operations a second, of the pairs that it keeps, against operations per byte when q, k, v and "
-        "out cross the memory bus once. The green line is what the measured limits allow. A point above the slope has "
-        "its keys and values in a cache that is nearer than the memory.",
+        "Every bench of one thread: operations a second, of the pairs that it keeps, against operations per byte when "
+        "q, k, v and out cross the memory bus once. The green line is what the measured limits allow. A point above "
+        "the slope has its keys and values in a cache that is nearer than the memory.",
         [(draw(draw_limits.roofline, results), ("Roofline, one thread", tables.roofline_columns(results)))],
     )
     yield Section(
         "How many times as fast as others",
-        "Time of plain Eigen, and of the fastest of the other libraries where they were timed, over ours at the same shape in the same "
-        "run; one thread. The numbers are in the tables of every shape.",
+        "Time of plain Eigen, and of the fastest of the other libraries where they were timed, over ours at the same "
+        "shape in the same run; one thread. The numbers are in the tables of every shape.",
         [(draw(draw_limits.others, results), None)],
     )
     yield Section(
@@ -87,10 +87,11 @@ def comparisons(report):
             kind = {"decode": "One query", "small": "Small problems"}.get(table, "Gaussian numbers")
             where = f"{data or kind} ({sizes})"
             words = (
-                "Right is faster, down is closer; nothing is both faster and closer than what stands on the grey line. Filled: every "
-                "query sees every key; hollow: causal. Bars: half the range of the samples. Errors below 0.001 are drawn there. "
-                "Second picture: the share of pairs that a selection keeps, and the softmax weight that dense "
-                "attention gives them; on the dashed diagonal a selection is no better than chance."
+                "Right is faster, down is closer; nothing is both faster and closer than what stands on the grey "
+                "line. Filled: every query sees every key; hollow: causal. Bars: half the range of the samples. "
+                "Errors below 0.001 are drawn there. Second picture: the share of pairs that a selection keeps, and "
+                "the softmax weight that dense attention gives them; on the dashed diagonal a selection is no better "
+                "than chance."
                 if first
                 else ""
             )
@@ -98,11 +99,24 @@ def comparisons(report):
             pictures = [
                 (
                     draw(
-                        draw_comparison.pareto, results, f"pareto-{slug(where)}", f"Speed against error on {where}", rows
+                        draw_comparison.pareto,
+                        results,
+                        f"pareto-{slug(where)}",
+                        f"Speed against error on {where}",
+                        rows,
                     ),
                     None,
                 ),
-                (draw(draw_comparison.mass, results, f"mass-{slug(where)}", f"Softmax mass against keys kept on {where}", rows), None),
+                (
+                    draw(
+                        draw_comparison.mass,
+                        results,
+                        f"mass-{slug(where)}",
+                        f"Softmax mass against keys kept on {where}",
+                        rows,
+                    ),
+                    None,
+                ),
                 (None, ("", tables.comparison_columns(results, own))),
             ]
             yield Section(f"Speed against error: {where}", words, pictures)
@@ -113,10 +127,10 @@ def growth(report):
     found = list(tables.growth_tables(results))
     words = (
         "Two heads, width 64, one thread; a panel for each family, dense attention dashed in each. A ring marks the "
-        "length from which on the method costs less at every length measured. The dotted line is the efficiency length "
-        "of CAB (Zhang et al. 2023): the dense costs at 256 to 8192 tokens as a L^2 + b L + c, the method's as d L + e, "
-        "least squares, and the length at which the two meet; times of a method without 256. Undefined where the "
-        "parabola opens downwards or the two do not meet."
+        "length from which on the method costs less at every length measured. The dotted line is the efficiency "
+        "length of CAB (Zhang et al. 2023): the dense costs at 256 to 8192 tokens as a L^2 + b L + c, the method's as "
+        "d L + e, least squares, and the length at which the two meet; times of a method without 256. Undefined "
+        "where the parabola opens downwards or the two do not meet."
     )
     for (title, table), function in zip(found, (draw_growth.time_against_length, draw_growth.memory_against_length)):
         parts = [(draw(function, results, pattern), None) for pattern in draw_growth.patterns(results)]
@@ -126,8 +140,8 @@ def growth(report):
     if len(rows) > 1:
         yield Section(
             "Peak memory by method",
-            "The most memory that a call has in use at one time beside q, k, v, out and what was made before. Filled: every query sees every "
-            "key; hollow: causal. A call that needs none stands at the left edge.",
+            "The most memory that a call has in use at one time beside q, k, v, out and what was made before. Filled: "
+            "every query sees every key; hollow: causal. A call that needs none stands at the left edge.",
             [(draw(draw_growth.memory_by_method, results), ("", memory_table(rows)))],
         )
     threads = tables.thread_columns(results)
@@ -158,11 +172,12 @@ def recall(report):
     parts += [(None, ("Failed", (["method", "what", "failed"], failed)))] if failed else []
     yield Section(
         "Recall",
-        "Multi-query associative recall (Arora et al. 2023, arXiv:2312.04927): a sequence holds pairs of a key and a value, later the keys "
-        "come again and the value is asked for. Keys and values are analytic, nothing is trained. "
+        "Multi-query associative recall (Arora et al. 2023, arXiv:2312.04927): a sequence holds pairs of a key and a "
+        "value, later the keys come again and the value is asked for. Keys and values are analytic, nothing is "
+        "trained. "
         f"{found.examples} examples of each problem, {found.vocabulary} words, seed {found.seed}. "
-        "Behind ± the standard error of the mean; kept is the share of visible pairs that a method that selects "
-        "looks at. The curves show the widest keys of each method.",
+        "Behind ± the standard error of the mean; kept is the share of visible pairs that a method that selects looks "
+        "at. The curves show the widest keys of each method.",
         parts,
     )
 
@@ -185,8 +200,8 @@ def before(report):
     yield Section(
         "Against an earlier run",
         " ".join(found.summary()) + " Time: now over before. Share of limit: the same of the share of the measured "
-        "limit, which takes out a machine that is slower today. A star, and a verdict, only where no sample of one run "
-        "lies within the range of the other.",
+        "limit, which takes out a machine that is slower today. A star, and a verdict, only where no sample of one "
+        "run lies within the range of the other.",
         parts,
     )
 
@@ -200,7 +215,7 @@ def decoding_tables(report):
 def promised(report):
     heads, lines = promises.table(report.results)
     if lines:
-        words = "Goals of this project beside what was measured: the median decides, the best call shows what noise may have cost."
+        words = "Goals beside what was measured: the median decides, the best call shows what noise may have cost."
         yield Section("What is promised", words, [(None, ("", (heads, lines)))])
 
 
@@ -212,15 +227,15 @@ def shapes(report):
 
 
 LEGEND = (
-    "Shapes are (batch, heads, kv heads, queries, keys, width). Time: median of the samples; spread: half their range. "
-    "Rate: pairs that the pattern keeps × 2 (D + E) operations, or bytes of K and V read once, over the time. Of limit: "
-    "that rate over the limit measured beside it (fma or mem). At best: the same for the fastest single call. Vs Eigen: "
-    "its time over ours. Fastest peer: its best call over our best call. Error: relative root mean square distance to double precision "
-    "on sampled rows; behind it that of a plain loop on the same rows. Of approximate methods: kept, pairs that the "
-    "method keeps, of those that dense attention looks at; mass kept, the softmax weight that dense attention gives "
-    "them; error vs dense, the distance of the output to dense attention in double precision; vs dense, the time of "
-    "dense attention over the method's own, selection included; own error, the distance from the method's own "
-    "definition, or from softmax over the keys that it kept."
+    "Shapes are (batch, heads, kv heads, queries, keys, width). Time: median of the samples; spread: half their "
+    "range. Rate: pairs that the pattern keeps × 2 (D + E) operations, or bytes of K and V read once, over the time. "
+    "Of limit: that rate over the limit measured beside it (fma or mem). At best: the same for the fastest single "
+    "call. Vs Eigen: its time over ours. Fastest peer: its best call over our best call. Error: relative root mean "
+    "square distance to double precision on sampled rows; behind it that of a plain loop on the same rows. Of "
+    "approximate methods: kept, pairs that the method keeps, of those that dense attention looks at; mass kept, the "
+    "softmax weight that dense attention gives them; error vs dense, the distance of the output to dense attention in "
+    "double precision; vs dense, the time of dense attention over the method's own, selection included; own error, "
+    "the distance from the method's own definition, or from softmax over the keys that it kept."
 )
 
 

@@ -19,7 +19,7 @@ for (const link of all(document, 'a[href^="#"]')) {
   const id = decodeURIComponent(link.getAttribute('href').slice(1));
   if (!ids.has(id)) wrong.push(`link to #${id} leads nowhere`);
 }
-const linked = new Set(all(document, '#overview a[href^="#"]').map(a => decodeURIComponent(a.getAttribute('href').slice(1))));
+const linked = new Set(all(document, '#overview a[href^="#"]').map(a => decodeURIComponent(a.hash.slice(1))));
 for (const page of all(document, 'section.method')) {
   if (!linked.has(page.id)) wrong.push(`no link of the overview leads to ${page.id}`);
 }
@@ -59,7 +59,8 @@ function look(svg) {
     const data = all(axes, '[data-part="data"]');
     if (!data.length) return say(which + 'shows no data');
     for (const one of data) {
-      const drawn = [one, ...all(one, '*')].filter(part => part.matches('path, use, image, rect')).filter(part => !part.closest('defs'))
+      const drawn = [one, ...all(one, '*')]
+          .filter(part => part.matches('path, use, image, rect') && !part.closest('defs'))
           .map(part => part.getBoundingClientRect());
       if (!drawn.some(b => b.width > 0 || b.height > 0)) say(which + 'has data of no size');
       if (box) {
@@ -73,7 +74,7 @@ function look(svg) {
       }
     }
   });
-  const texts = all(svg, 'text').filter(t => said(t.textContent)).map(t => [said(t.textContent), t.getBoundingClientRect()]);
+  const texts = all(svg, 'text').map(t => [said(t.textContent), t.getBoundingClientRect()]).filter(([t]) => t);
   texts.forEach(([one, a], at) => {
     if (a.left < whole.left - 3 || a.right > whole.right + 3 || a.top < whole.top - 3 || a.bottom > whole.bottom + 3) {
       say(`"${one}" is cut off`);

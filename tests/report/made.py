@@ -110,7 +110,9 @@ def benches(slower=1.0, growth=True):
                 for threads in (1, 2):
                     name = name_of(method, pattern, data, 4, n, n, 64, threads)
                     memory = per_token * 300 + n * 8
-                    yield from bench(name, table, seconds / threads**0.8, work * share, memory=memory, slower=slower, **own)
+                    yield from bench(
+                        name, table, seconds / threads**0.8, work * share, memory=memory, slower=slower, **own
+                    )
     full = name_of(DENSE, "full", "", 8, 4096, 4096, 64, 1)
     yield from bench(full, "mask", 1.0, PEAK * 0.8, slower=slower)
     for window in (256, 1024):
@@ -136,15 +138,25 @@ def failed(method="top_k/gathered"):
 def recall():
     lines = []
     for method, what, best in (
-        (DENSE, "", 1.0), ("top_k/top_k", "", 0.98), ("linear/linear", "", 0.4), ("linear/chunk_gated_delta", "beta 1", 0.8),
+        (DENSE, "", 1.0), ("top_k/top_k", "", 0.98),
+        ("linear/linear", "", 0.4), ("linear/chunk_gated_delta", "beta 1", 0.8),
     ):  # fmt: skip
         for dim in (64, 128):
             for length, pairs in ((256, 16), (512, 64), (1024, 256)):
                 got = best * math.exp(-(pairs / length) * 2 * (1 - best) * 128 / dim)
-                line = {"method": method, "what": what, "pattern": "causal", "dim": dim, "length": length, "pairs": pairs}
+                line = {
+                    "method": method,
+                    "what": what,
+                    "pattern": "causal",
+                    "dim": dim,
+                    "length": length,
+                    "pairs": pairs,
+                }
                 line |= {"recall": got, "spread": 0.01}
                 lines.append(line | ({"density": 0.12} if method == "top_k/top_k" else {}))
-    lines.append({"method": "low_rank/nystrom", "what": "", "dim": 64, "length": 256, "pairs": 16, "failed": "not causal"})
+    lines.append(
+        {"method": "low_rank/nystrom", "what": "", "dim": 64, "length": 256, "pairs": 16, "failed": "not causal"}
+    )
     return {"vocabulary": 8192, "examples": 20, "seed": 1, "lines": lines}
 
 
