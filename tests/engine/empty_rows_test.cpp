@@ -111,6 +111,14 @@ TEMPLATE_TEST_CASE("values of no width: the log-sums are as ever", "", float, do
   CHECK(log_sum_distance(got.log_sum, expected(x).log_sum) < 8 * epsilon<TestType>);
 }
 
+TEMPLATE_TEST_CASE("values of no width and rows that see nothing", "", float, double) {
+  const Sizes s{1, 2, 1, 5, 9, 4, 0};
+  const auto x = gaussian<TestType>(s);
+  for (const auto& got : {attention(x, fovea::softmax().mask(mask::prefix(0))),
+                          attention(x, fovea::softmax().mask(mask::prefix(0)).as_prefill())})
+    CHECK(is_empty(got));
+}
+
 TEMPLATE_TEST_CASE("merging two empty results gives the empty result", "", float, double) {
   const Sizes s{1, 2, 2, 5, 0, 8, 15};
   auto a = attention(gaussian<TestType>(s), fovea::softmax()), b = a, merged = blank<TestType>(s);

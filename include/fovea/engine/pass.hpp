@@ -166,7 +166,7 @@ class Pass {
     const T natural = reference * natural_unit();
     T* const out = problem.out.row(at.batch, at.head, at.query);
     if (total == T(0)) {
-      std::memset(out, 0, std::size_t(source.value_dim()) * sizeof(T));
+      if (source.value_dim() > 0) std::memset(out, 0, std::size_t(source.value_dim()) * sizeof(T));
     } else {
       simd::copy_divided(out, sum, source.value_dim(), total + softmax.sink_weight(at.head, natural));
     }

@@ -22,7 +22,7 @@ void merge_row(const T* a, T log_sum_a, const T* b, T log_sum_b, T* out, T& log_
   if (log_sum_b == none || log_sum_a == none) {
     const T* const only = log_sum_b == none ? a : b;
     log_sum = log_sum_b == none ? log_sum_a : log_sum_b;
-    if (only != out) std::memmove(out, only, std::size_t(dim) * sizeof(T));
+    if (only != out && dim > 0) std::memmove(out, only, std::size_t(dim) * sizeof(T));
     return;
   }
   const T most = log_sum_a > log_sum_b ? log_sum_a : log_sum_b;

@@ -62,7 +62,7 @@ struct ListedRows {
     S* const rows = reinterpret_cast<S*>(scratch);
     for (Index j = first; j < first + count; ++j) {
       if (j + later < first + count + more) prefetch(j + later, 1);
-      std::memcpy(static_cast<void*>(rows + (j - first) * dim), (*this)[j], std::size_t(dim) * sizeof(S));
+      if (dim > 0) std::memcpy(static_cast<void*>(rows + (j - first) * dim), (*this)[j], std::size_t(dim) * sizeof(S));
     }
     return {rows, dim, dim};
   }
