@@ -29,6 +29,14 @@ template <class T, int count>
 
 namespace detail {
 
+template <class To, class From>
+[[gnu::always_inline]] inline To same_bits(From x) {
+  static_assert(sizeof(To) == sizeof(From));
+  To result;
+  std::memcpy(&result, &x, sizeof result);
+  return result;
+}
+
 template <class T, int half, int... i>
 [[gnu::always_inline]] inline Native<T, 2 * half> join(Native<T, half> a, Native<T, half> b,
                                                        std::integer_sequence<int, i...>) {

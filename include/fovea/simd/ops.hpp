@@ -55,10 +55,7 @@ namespace detail {
 
 template <class T>
 [[gnu::always_inline]] inline Native<T, int(lanes<T>)> native(Pack<T> x) {
-  Native<T, int(lanes<T>)> result;
-  static_assert(sizeof result == sizeof x);
-  std::memcpy(&result, &x, sizeof result);
-  return result;
+  return same_bits<Native<T, int(lanes<T>)>>(x);
 }
 
 }  // namespace detail
@@ -126,6 +123,7 @@ template <class T>
 [[gnu::always_inline]] inline T sum_of_lanes(Pack<T> x) {
 #if defined(__aarch64__)
   if constexpr (std::is_same_v<T, float> && lanes<T> == 4) return vaddvq_f32(x);
+  if constexpr (std::is_same_v<T, double> && lanes<T> == 2) return vaddvq_f64(x);
 #endif
   return fold<T, int(lanes<T>)>(detail::native(x), [](auto a, auto b) { return a + b; });
 }
@@ -135,6 +133,7 @@ template <class T>
 [[gnu::always_inline]] inline T max_of_lanes(Pack<T> x) {
 #if defined(__aarch64__)
   if constexpr (std::is_same_v<T, float> && lanes<T> == 4) return vmaxvq_f32(x);
+  if constexpr (std::is_same_v<T, double> && lanes<T> == 2) return vmaxvq_f64(x);
 #endif
   return fold<T, int(lanes<T>)>(detail::native(x), [](auto a, auto b) { return a > b ? a : b; });
 }
@@ -145,20 +144,12 @@ using Bits = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
 
 template <class T>
 [[gnu::always_inline]] inline Pack<Bits<T>> as_bits(Pack<T> x) {
-#if XSIMD_VERSION_MAJOR >= 10
-  return xsimd::bitwise_cast<Bits<T>>(x);
-#else
-  return xsimd::bitwise_cast<Pack<Bits<T>>>(x);
-#endif
+  return detail::same_bits<Pack<Bits<T>>>(x);
 }
 
 template <class T>
 [[gnu::always_inline]] inline Pack<T> from_bits(Pack<Bits<T>> x) {
-#if XSIMD_VERSION_MAJOR >= 10
-  return xsimd::bitwise_cast<T>(x);
-#else
-  return xsimd::bitwise_cast<Pack<T>>(x);
-#endif
+  return detail::same_bits<Pack<T>>(x);
 }
 
 // x shifted left by n bits.

@@ -184,6 +184,23 @@ template <int bits>
   return same_bits<Native<std::uint8_t, 16>>(codes);
 }
 
+// A vector of codes that lie side by side.
+template <class T>
+[[gnu::always_inline]] inline Pack<T> numbers_of(const std::uint8_t* code) {
+  constexpr int count = int(lanes<T>);
+#if defined(__aarch64__)
+  if constexpr (std::is_same_v<T, float> && count == 4) {
+    std::uint32_t four;
+    std::memcpy(&four, code, sizeof four);
+    return Pack<T>(vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four))))));
+  }
+#endif
+  // Twice as wide at a time: g++ 12 takes the lanes apart otherwise.
+  const auto half_wide = __builtin_convertvector(native_load<std::uint8_t, count>(code), Native<std::uint16_t, count>);
+  const auto wide = __builtin_convertvector(half_wide, Native<std::int32_t, count>);
+  return same_bits<Pack<T>>(__builtin_convertvector(wide, Native<T, count>));
+}
+
 // The first n (at most a vector) lanes of x.
 template <class T>
 [[gnu::always_inline]] inline void store_up_to(T* to, Pack<T> x, Index n) {
@@ -284,11 +301,7 @@ void read_coded(const KeyBlocks<bits>& keys, Index first, Index count, Index dim
         std::memcpy(code, &codes, sizeof code);
         for (Index i = 0; i < vectors && d + i * lanes<T> < dim; ++i) {
           constexpr int some = int(lanes<T>);
-          // Twice as wide at a time: g++ 12 takes the lanes apart otherwise.
-          const auto half_wide =
-              __builtin_convertvector(native_load<std::uint8_t, some>(code + i * some), Native<std::uint16_t, some>);
-          const auto wide = __builtin_convertvector(half_wide, Native<std::int32_t, some>);
-          const auto x = detail::same_bits<Pack<T>>(__builtin_convertvector(wide, Native<T, some>));
+          const auto x = detail::numbers_of<T>(code + i * some);
           detail::store_up_to(rows + j * to_stride + d + i * some, fma(x, scale[i], low[i]), dim - (d + i * some));
         }
       }

@@ -10,20 +10,15 @@ namespace fovea::inline FOVEA_ISA::simd {
 
 namespace detail {
 
-template <class To, class From>
-[[gnu::always_inline]] inline To same_bits(From x) {
-  static_assert(sizeof(To) == sizeof(From));
-  To result;
-  std::memcpy(&result, &x, sizeof result);
-  return result;
-}
-
-// The numbers in 32 bits. (g++ 12 would go through halves for 512 bits.)
+// The numbers in 32 bits. (g++ 12 would go through halves for 512 bits, and take the lanes apart for NEON.)
 template <int count>
 [[gnu::always_inline]] inline Native<std::uint32_t, count> wide_of(Native<std::uint16_t, count> x) {
 #if defined(__AVX512F__)
   if constexpr (count == 16)
     return same_bits<Native<std::uint32_t, 16>>(_mm512_maskz_cvtepu16_epi32(__mmask16(-1), same_bits<__m256i>(x)));
+#endif
+#if defined(__aarch64__)
+  if constexpr (count == 4) return same_bits<Native<std::uint32_t, 4>>(vmovl_u16(same_bits<uint16x4_t>(x)));
 #endif
   return __builtin_convertvector(x, Native<std::uint32_t, count>);
 }
@@ -44,6 +39,10 @@ template <int count>
 #endif
 #if defined(__aarch64__)
   if constexpr (count == 4) return vcvt_f32_f16(same_bits<float16x4_t>(x));
+  if constexpr (count == 2) {
+    const auto four = vreinterpret_f16_u32(vdup_n_u32(same_bits<std::uint32_t>(x)));
+    return same_bits<Native<float, 2>>(vget_low_f32(vcvt_f32_f16(four)));
+  }
 #endif
   // The exponent and the significand at their places in a float, whose exponent is then 112 too small.
   using Wide = Native<std::uint32_t, count>;
@@ -58,6 +57,9 @@ template <class T, int count>
   if constexpr (std::is_same_v<T, float>) {
     return same_bits<Pack<float>>(x);
   } else {
+#if defined(__aarch64__)
+    if constexpr (count == 2) return Pack<T>(vcvt_f64_f32(same_bits<float32x2_t>(x)));
+#endif
     return same_bits<Pack<T>>(__builtin_convertvector(x, Native<T, count>));
   }
 }
@@ -69,6 +71,8 @@ template <class T, class S>
 [[gnu::always_inline]] inline Pack<T> load_as(const S* p) {
   if constexpr (std::is_same_v<T, S>) {
     return load(p);
+  } else if constexpr (std::is_same_v<S, float>) {
+    return detail::pack_of<T, int(lanes<T>)>(native_load<float, int(lanes<T>)>(p));
   } else if constexpr (std::is_floating_point_v<S>) {
     constexpr int count = int(lanes<T>);
     return detail::same_bits<Pack<T>>(__builtin_convertvector(native_load<S, count>(p), Native<T, count>));
