@@ -98,11 +98,39 @@ template <class Lanes>
   return xsimd::any(holds);
 }
 
+#if defined(__SSE2__)
+namespace detail {
+
+// x86 returns the second operand when either is NaN. (xsimd gives its operands on as they come up to version 8.1, and
+// the other way round in version 14.)
+[[gnu::always_inline]] inline __m128 max_or_second(__m128 a, __m128 b) { return _mm_max_ps(a, b); }
+[[gnu::always_inline]] inline __m128 min_or_second(__m128 a, __m128 b) { return _mm_min_ps(a, b); }
+[[gnu::always_inline]] inline __m128d max_or_second(__m128d a, __m128d b) { return _mm_max_pd(a, b); }
+[[gnu::always_inline]] inline __m128d min_or_second(__m128d a, __m128d b) { return _mm_min_pd(a, b); }
+#if defined(__AVX__)
+[[gnu::always_inline]] inline __m256 max_or_second(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+[[gnu::always_inline]] inline __m256 min_or_second(__m256 a, __m256 b) { return _mm256_min_ps(a, b); }
+[[gnu::always_inline]] inline __m256d max_or_second(__m256d a, __m256d b) { return _mm256_max_pd(a, b); }
+[[gnu::always_inline]] inline __m256d min_or_second(__m256d a, __m256d b) { return _mm256_min_pd(a, b); }
+#endif
+#if defined(__AVX512F__)
+[[gnu::always_inline]] inline __m512 max_or_second(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
+[[gnu::always_inline]] inline __m512 min_or_second(__m512 a, __m512 b) { return _mm512_min_ps(a, b); }
+[[gnu::always_inline]] inline __m512d max_or_second(__m512d a, __m512d b) { return _mm512_max_pd(a, b); }
+[[gnu::always_inline]] inline __m512d min_or_second(__m512d a, __m512d b) { return _mm512_min_pd(a, b); }
+#endif
+
+}  // namespace detail
+#endif
+
 // max(floor, x) lane by lane, and NaN where x is NaN.
 template <class T>
 [[gnu::always_inline]] inline Pack<T> at_least(Pack<T> floor, Pack<T> x) {
-#if defined(__SSE2__) || defined(__aarch64__)
-  return xsimd::max(floor, x);  // x86 returns the second operand when either is NaN, NEON then returns NaN
+#if defined(__SSE2__)
+  using Register = typename Pack<T>::register_type;
+  return Pack<T>(detail::max_or_second(Register(floor), Register(x)));
+#elif defined(__aarch64__)
+  return xsimd::max(floor, x);  // NaN when either is
 #else
   return xsimd::select(x < floor, floor, x);
 #endif
@@ -111,7 +139,10 @@ template <class T>
 // min(ceiling, x) lane by lane, and NaN where x is NaN.
 template <class T>
 [[gnu::always_inline]] inline Pack<T> at_most(Pack<T> ceiling, Pack<T> x) {
-#if defined(__SSE2__) || defined(__aarch64__)
+#if defined(__SSE2__)
+  using Register = typename Pack<T>::register_type;
+  return Pack<T>(detail::min_or_second(Register(ceiling), Register(x)));
+#elif defined(__aarch64__)
   return xsimd::min(ceiling, x);
 #else
   return xsimd::select(x > ceiling, ceiling, x);
