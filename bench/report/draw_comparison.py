@@ -51,7 +51,7 @@ def pareto_line(points):
 def pareto(plt, results, name, label, rows):
     """Speed over dense against error, of one input, one thread."""
     rows = [row for row in rows if row.threads == 1 and results.over_dense(row)]
-    if not rows:
+    if len({row.method for row in rows}) < 2:
         return None
     figure, axes = plt.subplots(figsize=(WIDTH, 3.2 + 0.08 * len(rows)))
     points = [(results.over_dense(row), max(row.dense_error, LEAST_ERROR)) for row in rows]
@@ -64,21 +64,27 @@ def pareto(plt, results, name, label, rows):
     line = pareto_line(points)
     axes.plot([x for x, _ in line], [y for _, y in line], color=QUIET, linewidth=1, zorder=1)
     for row, at in zip(rows, points):
-        axes.errorbar(*at, xerr=[[at[0] - at[0] / (1 + row.spread)], [at[0] * row.spread]], color=QUIET, linewidth=0.7)
+        axes.errorbar(
+            *at, xerr=[[at[0] - at[0] / (1 + row.spread)], [at[0] * row.spread]], color=QUIET, alpha=0.5, linewidth=0.7
+        )
         mark(axes, row, at)
     axes.set_xlabel("speed over dense attention (right is faster)")
     axes.set_ylabel("error against dense (down is closer)")
     axes_style(axes)
     figure.subplots_adjust(left=0.07, right=0.985, top=0.9, bottom=0.13)
-    write_names(axes, [(at, row.name_in_family) for row, at in zip(rows, points)], line=line)
+    write_names(
+        axes,
+        [(at, row.name_in_family) for row, at in zip(rows, points)],
+        lines=[line, [(1, bottom / room), (1, top * room)]],
+    )
     family_legend(figure, plt, {row.family for row in rows}, 0.91, patterns_legend(plt, rows), 11)
-    return picture(figure, name, label, tight=False)
+    return picture(figure, name, label)
 
 
 def mass(plt, results, name, label, rows):
     """Softmax mass kept against the share of keys kept, of one input."""
     rows = [row for row in rows if row.threads == 1 and row.mass is not None]
-    if len(rows) < 2:
+    if len({row.method for row in rows}) < 2:
         return None
     figure, axes = plt.subplots(figsize=(WIDTH, 3 + 0.07 * len(rows)))
     axes.set(xlim=(0, min(1.1, max(0.3, 1.3 * max(row.kept for row in rows)))), ylim=(0, 1.06))
@@ -91,9 +97,9 @@ def mass(plt, results, name, label, rows):
     axes.set_ylabel("softmax mass kept")
     axes_style(axes)
     figure.subplots_adjust(left=0.07, right=0.985, top=0.9, bottom=0.14)
-    write_names(axes, [((row.kept, row.mass), row.name_in_family) for row in rows])
+    write_names(axes, [((row.kept, row.mass), row.name_in_family) for row in rows], lines=[[(0, 0), (1, 1)]])
     family_legend(figure, plt, {row.family for row in rows}, 0.91, patterns_legend(plt, rows), 11)
-    return picture(figure, name, label, tight=False)
+    return picture(figure, name, label)
 
 
 def masks(plt, results):
@@ -124,7 +130,7 @@ def masks(plt, results):
     axes.set_ylabel("time, of dense attention to every key")
     axes_style(axes)
     figure.subplots_adjust(left=0.07, right=0.985, top=0.92, bottom=0.1)
-    write_names(axes, texts)
+    write_names(axes, texts, lines=[list(zip(ends, ends))])
     lines = axes.get_legend_handles_labels()[0]
     family_legend(figure, plt, {row.family for row, _ in points}, 0.93, lines, 11)
-    return picture(figure, "masks", "Time against the share of pairs that a mask keeps", tight=False)
+    return picture(figure, "masks", "Time against the share of pairs that a mask keeps")

@@ -96,7 +96,7 @@ def against_length(plt, results, name, label, pattern, cost, unit, text, numbers
         plt.Line2D([], [], color=QUIET, linestyle=":", label="efficiency length"),
     ]
     figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 1), ncol=3)
-    return picture(figure, name, label, tight=False)
+    return picture(figure, name, label)
 
 
 def time_against_length(plt, results, pattern):
@@ -119,7 +119,7 @@ def patterns(results):
 
 def dots(plt, rows, unit, width_of_names=0.24):
     """Rows of dots with names to the left: [(name, [(value, text, style, halves of the spread)])]."""
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.2 * len(rows)))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.2 * max(4, len(rows))))
     tall = figure.get_figheight()
     figure.subplots_adjust(left=width_of_names, right=0.97, top=1 - 0.35 / tall, bottom=0.5 / tall)
     for place, (_, values) in enumerate(rows):
@@ -162,7 +162,7 @@ def memory_by_method(plt, results):
     high = max(row.memory for row in rows)
     text = lambda tick: formats.brief(formats.amount(tick))
     log_axis(axes.xaxis, least / 1.4, max(2 * high, least * 8), text, 8, powers_of_two)
-    return picture(figure, "memory", f"Peak memory of each method on {title}", tight=False)
+    return picture(figure, "memory", f"Peak memory of each method on {title}")
 
 
 def threads(plt, results):
@@ -211,4 +211,4 @@ def threads(plt, results):
         for place, count in enumerate(counts)
     ]
     figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.6, 1), ncol=4)
-    return picture(figure, "threads", "Speed with several threads over one thread, by method", tight=False)
+    return picture(figure, "threads", "Speed with several threads over one thread, by method")

@@ -17,7 +17,7 @@ class Maps:
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
         self.entries = json.loads((self.folder / "index.json").read_text())
-        self.arrays = {}
+        self.arrays, self.sheets = {}, {}
 
     def of(self, method):
         return [entry for entry in self.entries if entry["method"] == method]
@@ -26,7 +26,7 @@ class Maps:
         import numpy
 
         if name not in self.arrays:
-            self.arrays[name] = numpy.load(self.folder / name, allow_pickle=False)
+            self.arrays[name] = numpy.nan_to_num(numpy.load(self.folder / name, allow_pickle=False))
         return self.arrays[name]
 
 
@@ -55,65 +55,62 @@ def in_colours(plt, values, signed, most):
     return colours
 
 
-def bar(plt, figure, box, signed, most, label):
-    """The scale of a panel, below it."""
-    import numpy
+class Sheet:
+    """Three panels with their scales below, made once and filled for one method after the other."""
 
-    axes = figure.add_axes(box)
-    if signed:
-        part = numpy.linspace(-1, 1, 2 * LEVELS + 1)
-        values = numpy.sign(part) * 10 ** ((abs(part) - 1) * DECADES) * (part != 0)
-        ticks = [(-1, -most), (0, 0), (1, most)]
-    else:
-        part = numpy.linspace(0, 1, LEVELS)
-        values = 10 ** ((part - 1) * DECADES)
-        ticks = [(n / DECADES, most * 10.0 ** (n - DECADES)) for n in (0, DECADES // 2, DECADES)]
-    image = axes.imshow(
-        in_colours(plt, values[None, :] * most, signed, most),
-        aspect="auto",
-        extent=(part[0], part[-1], 0, 1),
-        interpolation="none",
-    )
-    plotted([image])
-    axes.set_xticks([at for at, _ in ticks], [f"{value:.1g}" for _, value in ticks])
-    axes.set_yticks([])
-    axes.tick_params(length=2, colors=INK, labelsize=8)
-    axes.set_xlabel(label)
+    def __init__(self, plt, queries, keys):
+        self.plt, tall = plt, 4.55
+        self.figure = plt.figure(figsize=(WIDTH, tall))
+        self.images, self.scales = [], []
+        for place, title in enumerate(("dense attention", "this method", "method minus dense")):
+            left = 0.055 + 0.325 * place
+            axes = self.figure.add_axes((left, 0.87 / tall, 0.28, 0.28 * WIDTH / tall))
+            blank = [[[255, 255, 255, 255]]]
+            options = {"interpolation": "none", "aspect": "auto"}
+            self.images.append(axes.imshow(blank, extent=(0, keys, queries, 0), **options))
+            for axis, size in ((axes.xaxis, keys), (axes.yaxis, queries)):
+                ticks = [0, size // 2, size]
+                axis.set_ticks(ticks, [str(tick) for tick in ticks])
+            axes.tick_params(length=2, colors=INK, labelsize=8)
+            for side in axes.spines.values():
+                side.set_color(GRID)
+            axes.set_title(title, color=INK)
+            axes.set_xlabel("keys", labelpad=1)
+            axes.set_ylabel("queries", labelpad=1)
+            axes = self.figure.add_axes((left, 0.37 / tall, 0.28, 0.1 / tall))
+            self.scales.append(axes.imshow(blank, extent=(0, 1, 0, 1), **options))
+            axes.set_yticks([])
+            axes.tick_params(length=2, colors=INK, labelsize=8)
+            axes.set_xlabel("difference" if place == 2 else "weight")
+        plotted(self.images + self.scales)
+
+    def fill(self, place, values, signed, most):
+        import numpy
+
+        self.images[place].set_data(in_colours(self.plt, pooled(values)[0], signed, most))
+        part = numpy.linspace(-1, 1, 2 * LEVELS + 1) if signed else numpy.linspace(0, 1, LEVELS)
+        scale = 10 ** ((abs(part) - 1) * DECADES) * (numpy.sign(part) if signed else 1)
+        self.scales[place].set_data(in_colours(self.plt, scale[None, :] * most, signed, most))
+        ticks = [0, 0.5, 1]
+        numbers = [-most, 0, most] if signed else [most * 10.0 ** (DECADES * (tick - 1)) for tick in ticks]
+        self.scales[place].axes.set_xticks(ticks, [f"{number:.1g}" for number in numbers])
 
 
 def picture_of(plt, maps, entry, name, label):
     """SVG of one entry: three panels, or curves where there is one query."""
-    import numpy
-
-    dense, weights = (numpy.nan_to_num(maps.array(entry[key])) for key in ("dense", "weights"))
+    dense, weights = (maps.array(entry[key]) for key in ("dense", "weights"))
     if weights.shape[0] == 1:
-        return curve(plt, entry, dense[0], weights[0], name, label)
-    queries, keys = weights.shape
-    panels = [("dense attention", dense), ("this method", weights), ("method minus dense", weights - dense)]
+        return curve(plt, dense[0], weights[0], name, label)
+    if weights.shape not in maps.sheets:
+        maps.sheets[weights.shape] = Sheet(plt, *weights.shape)
+    sheet = maps.sheets[weights.shape]
     most = max(float(abs(dense).max()), float(abs(weights).max())) or 1.0
-    tall = 4.55
-    figure = plt.figure(figsize=(WIDTH, tall))
-    for place, (title, values) in enumerate(panels):
-        small, _ = pooled(values)
-        signed = place == 2 or bool((values < -1e-3 * most).any())
-        left = 0.055 + 0.325 * place
-        axes = figure.add_axes((left, 0.87 / tall, 0.28, 0.28 * WIDTH / tall))
-        extent = (0, keys, queries, 0)
-        plotted([axes.imshow(in_colours(plt, small, signed, most), extent=extent, interpolation="none", aspect="auto")])
-        for axis, size in ((axes.xaxis, keys), (axes.yaxis, queries)):
-            ticks = [0, size // 2, size]
-            axis.set_ticks(ticks, [str(tick) for tick in ticks])
-        axes.tick_params(length=2, colors=INK, labelsize=8)
-        for side in axes.spines.values():
-            side.set_color(GRID)
-        axes.set_title(title, color=INK)
-        axes.set_xlabel("keys", labelpad=1)
-        axes.set_ylabel("queries", labelpad=1)
-        bar(plt, figure, (left, 0.37 / tall, 0.28, 0.1 / tall), signed, most, "difference" if place == 2 else "weight")
-    return picture(figure, name, label, tight=False)
+    for place, values in enumerate((dense, weights, weights - dense)):
+        sheet.fill(place, values, place == 2 or bool((values < -1e-3 * most).any()), most)
+    return picture(sheet.figure, name, label, close=False)
 
 
-def curve(plt, entry, dense, weights, name, label):
+def curve(plt, dense, weights, name, label):
     """One query: its weights on all keys, and the difference below."""
     figure, (above, below) = plt.subplots(2, 1, figsize=(WIDTH, 5.2), height_ratios=(2, 1))
     figure.subplots_adjust(left=0.08, right=0.99, top=0.92, bottom=0.1, hspace=0.3)
@@ -133,7 +130,7 @@ def curve(plt, entry, dense, weights, name, label):
         axes_style(axes)
         axes.yaxis.set_major_locator(plt.MaxNLocator(4))
     figure.legend(*above.get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 1), ncol=2)
-    return picture(figure, name, label, tight=False)
+    return picture(figure, name, label)
 
 
 def pooled_row(row, step):

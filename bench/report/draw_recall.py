@@ -70,7 +70,7 @@ def heat(plt, recall):
     axes.tick_params(length=0)
     for side in axes.spines.values():
         side.set_visible(False)
-    return picture(figure, "recall", "Share of associations that each method retrieves, by problem", tight=False)
+    return picture(figure, "recall", "Share of associations that each method retrieves, by problem")
 
 
 def curves(plt, recall):
@@ -115,9 +115,7 @@ def curves(plt, recall):
         axes.legend(
             loc="best", fontsize=7, handlelength=1.4, labelspacing=0.3, frameon=True, framealpha=0.85, edgecolor="none"
         )
-    return picture(
-        figure, "recall-curves", "Recall against the number of pairs over the length, by family", tight=False
-    )
+    return picture(figure, "recall-curves", "Recall against the number of pairs over the length, by family")
 
 
 def ratio(line):

@@ -8,6 +8,7 @@ import functools
 import html
 import io
 import itertools
+import os
 import re
 
 INK, QUIET, GRID = "#1f2933", "#66727f", "#e4e7eb"
@@ -21,6 +22,9 @@ FAMILIES = ("dense", "window", "block_sparse", "top_k", "hierarchical", "linear"
 
 def start():
     """matplotlib's pyplot, set up for our pictures, or None where there is none."""
+    # Threads of a BLAS that wait in a loop cost more than the inverses of small matrices that matplotlib asks for.
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
     try:
         import matplotlib
     except ImportError:
@@ -58,7 +62,7 @@ def marker(family):
     return MARKERS[FAMILIES.index(family) if family in FAMILIES else len(MARKERS) - 1]
 
 
-def picture(figure, name, label, tight=True):
+def picture(figure, name, label, close=True):
     """The figure as SVG text, to stand in the page itself, known there as `name` and read aloud as `label`.
 
     Ids that something in the SVG refers to are made unique by the name; the others become data-part, by which a test
@@ -67,10 +71,9 @@ def picture(figure, name, label, tight=True):
     from matplotlib import pyplot
 
     text = io.StringIO()
-    figure.savefig(
-        text, format="svg", transparent=True, metadata={"Date": None}, **({"bbox_inches": "tight"} if tight else {})
-    )
-    pyplot.close(figure)
+    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    if close:
+        pyplot.close(figure)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
@@ -134,8 +137,8 @@ def text_width(text, size):
     return text_to_path.get_text_width_height_descent(text, FontProperties(size=size), False)[0]
 
 
-def write_names(axes, texts, size=7.5, sides="around", line=()):
-    """Names beside their points, off each other, off all points and off the line, with a thin stroke where one had to
+def write_names(axes, texts, size=7.5, sides="around", lines=()):
+    """Names beside their points, off each other, off all points and off the lines, with a thin stroke where one had to
     move away. Points near each other with the same name share it.
 
     texts: [((x, y), name)] in the axes' own numbers; figures have 72 dots an inch, so dots are points.
@@ -143,8 +146,8 @@ def write_names(axes, texts, size=7.5, sides="around", line=()):
     box, height = axes.get_window_extent(), size * 1.22
     every = [tuple(axes.transData.transform(place)) for place, _ in texts]
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in every]
-    corners = [tuple(axes.transData.transform(place)) for place in line]
-    for (x0, y0), (x1, y1) in zip(corners, corners[1:]):
+    corners = [[tuple(axes.transData.transform(place)) for place in line] for line in lines]
+    for (x0, y0), (x1, y1) in (pair for line in corners for pair in zip(line, line[1:])):
         steps = 1 + int(max(abs(x1 - x0), abs(y1 - y0)) / 6)
         for step in range(steps + 1):
             x, y = x0 + (x1 - x0) * step / steps, y0 + (y1 - y0) * step / steps

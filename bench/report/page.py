@@ -37,7 +37,7 @@ def tiles(results):
         what = f"as fast as the fastest peer (median of {len(peers)} shapes, least {min(peers):.2f}x)"
         yield f"{statistics.median(peers):.2f}x", what
     close = [row for row in results.rows if row.compared and row.threads == 1 and row.dense_error <= 0.1]
-    close = [(results.over_dense(row), row) for row in close if results.over_dense(row)]
+    close = [(results.over_dense(row), row) for row in close if (results.over_dense(row) or 0) > 1]
     if close:
         speed, row = max(close, key=lambda pair: pair[0])
         what = f"as fast as dense, {row.name_in_family} on {row.shape}, the most with an error of at most 10 %"

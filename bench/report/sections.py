@@ -53,6 +53,12 @@ def limits(report):
         [(draw(draw_limits.shares, results), None)],
     )
     yield Section(
+        "Masks",
+        "Time of a mask against the share of pairs that it keeps, both of dense attention to every key; one thread. A mask "
+        "should cost what it keeps, the green line. The numbers are in the tables of every shape.",
+        [(draw(draw_comparison.masks, results), None)],
+    )
+    yield Section(
         "Roofline",
         "Every bench of one thread: operations a second, of the pairs that it keeps, against operations per byte when "
         "q, k, v and out cross the memory bus once. The green line is what the measured limits allow. A point above "
