@@ -1,0 +1,37 @@
+# What names the version of fovea names that of include/fovea/version.hpp. CMake, pkg-config and Conan read it there.
+cmake_minimum_required(VERSION 3.24)
+cmake_path(SET tree NORMALIZE ${CMAKE_CURRENT_LIST_DIR}/../..)
+
+# The first match of a group in a file.
+function(find file regex result)
+  file(READ ${tree}/${file} text)
+  string(REGEX MATCH "${regex}" match "${text}")
+  set(${result} "${CMAKE_MATCH_1}" PARENT_SCOPE)
+endfunction()
+
+set(header include/fovea/version.hpp)
+find(${header} "#define FOVEA_VERSION \"([^\"]*)\"" version)
+foreach(part MAJOR MINOR PATCH)
+  find(${header} "#define FOVEA_VERSION_${part} ([0-9]+)" ${part})
+endforeach()
+
+set(problems "")
+if(NOT version STREQUAL "${MAJOR}.${MINOR}.${PATCH}")
+  list(APPEND problems "${header}: the numbers say ${MAJOR}.${MINOR}.${PATCH}")
+endif()
+foreach(entry "packaging/vcpkg/fovea/vcpkg.json|\"version\": \"([^\"]*)\"" "CITATION.cff|\nversion: \"?([0-9.]+)"
+              "docs/changelog.md|\n## ([0-9.]+)" "CHANGELOG.md|\n## \\[?([0-9.]+)")
+  string(REGEX MATCH "^([^|]+)\\|(.+)$" entry "${entry}")
+  set(file ${CMAKE_MATCH_1})
+  set(regex "${CMAKE_MATCH_2}")
+  if(EXISTS ${tree}/${file})
+    find(${file} "${regex}" found)
+    if(NOT found STREQUAL version)
+      list(APPEND problems "${file}: it says '${found}'")
+    endif()
+  endif()
+endforeach()
+if(problems)
+  list(JOIN problems "\n  " text)
+  message(FATAL_ERROR "the version is ${version}, but\n  ${text}")
+endif()
