@@ -7,6 +7,10 @@
 
 #include <cstdint>
 
+#if defined(FOVEA_ISA)
+#error "fovea: include its single header, or headers of include/fovea, and not both"
+#endif
+
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define FOVEA_ISA avx512_vnni
 #elif defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
