@@ -68,14 +68,14 @@ class Comparison:
             f"{len(self.changes)} benches are in both runs. At the median they take "
             f"{statistics.median(change.time for change in self.changes):.2f} times as long as before, and their share "
             f"of the limit is {statistics.median(c.share for c in self.changes if c.share):.2f} times what it was. "
-            f"Outside the spread of both runs {len(better)} are better and {len(marked) - len(better)} worse."
+            f"Outside the spread of both runs: better {len(better)}, worse {len(marked) - len(better)}."
         ]
         if self.added:
-            lines.append(f"{len(self.added)} are new.")
+            lines.append(f"New: {len(self.added)}.")
         if self.gone:
-            lines.append(f"{len(self.gone)} are not there any more.")
+            lines.append(f"Not there any more: {len(self.gone)}.")
         if self.failed:
-            lines.append(f"{len(self.failed)} failures are new.")
+            lines.append(f"New failures: {len(self.failed)}.")
         return lines
 
     def differences(self):

@@ -63,19 +63,20 @@ def pareto(plt, results, name, label, rows):
     axes.axvline(1, color=INK, linewidth=0.8)
     line = pareto_line(points)
     axes.plot([x for x, _ in line], [y for _, y in line], color=QUIET, linewidth=1, zorder=1)
-    for row, at in zip(rows, points):
-        axes.errorbar(
-            *at, xerr=[[at[0] - at[0] / (1 + row.spread)], [at[0] * row.spread]], color=QUIET, alpha=0.5, linewidth=0.7
-        )
-        mark(axes, row, at)
+    bars, (left, right) = [], axes.get_xlim()
+    for row, (speed, error) in zip(rows, points):
+        bars.append([(max(left, speed / (1 + row.spread)), error), (min(right, speed * (1 + row.spread)), error)])
+        axes.plot(*zip(*bars[-1]), color=QUIET, alpha=0.5, linewidth=0.7)
+        mark(axes, row, (speed, error))
     axes.set_xlabel("speed over dense attention (right is faster)")
     axes.set_ylabel("error against dense (down is closer)")
     axes_style(axes)
     figure.subplots_adjust(left=0.07, right=0.985, top=0.9, bottom=0.13)
+    short = [bar for bar in bars if bar[1][0] / bar[0][0] < (right / left) ** 0.12]  # names cannot avoid long ones
     write_names(
         axes,
         [(at, row.name_in_family) for row, at in zip(rows, points)],
-        lines=[line, [(1, bottom / room), (1, top * room)]],
+        lines=[line, [(1, bottom / room), (1, top * room)], *short],
     )
     family_legend(figure, plt, {row.family for row in rows}, 0.91, patterns_legend(plt, rows), 11)
     return picture(figure, name, label)

@@ -15,6 +15,7 @@ from drawing import (
     plotted,
     powers_of_two,
     round_numbers,
+    text_width,
     write_names,
 )
 import formats
@@ -57,7 +58,9 @@ def against_length(plt, results, name, label, pattern, cost, unit, text, numbers
         here = {method: line for method, line in lines.items() if method.startswith(family + "/")}
         log_axis(axes.yaxis, least / 1.3, max(every) * 1.6, lambda tick: formats.brief(text(tick)), 6, numbers)
         axes.set_xscale("log")
-        axes.set_xlim(measured[0] / 1.2, measured[-1] * (measured[-1] / measured[0]) ** 0.75)
+        names = ["dense", *(method.partition("/")[2] for method in here)]
+        beside = (20 + max(text_width(name, 7.5) for name in names)) / axes.get_window_extent().width
+        axes.set_xlim(measured[0] / 1.2, measured[-1] * (measured[-1] / measured[0]) ** (beside / (1 - beside) + 0.03))
         shown = measured[:: -(-len(measured) // 6)]
         axes.set_xticks(shown, [formats.length(n) for n in shown])
         axes.set_xticks([], minor=True)

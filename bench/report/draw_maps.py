@@ -31,27 +31,29 @@ class Maps:
 
 
 def pooled(weights):
-    """(each MOST-th part as its largest number by size, how many rows and columns make one): narrow lines stay."""
+    """Each part that makes a pixel as its largest number by size: narrow lines stay."""
     import numpy
 
     down, across = (-(-size // MOST) for size in weights.shape)
     padded = numpy.pad(weights, [(0, -weights.shape[0] % down), (0, -weights.shape[1] % across)])
     parts = padded.reshape(padded.shape[0] // down, down, padded.shape[1] // across, across)
     high, low = parts.max(axis=(1, 3)), parts.min(axis=(1, 3))
-    return numpy.where(high >= -low, high, low), (down, across)
+    return numpy.where(high >= -low, high, low)
 
 
 def in_colours(plt, values, signed, most):
-    """RGBA of weights, the larger the darker over DECADES powers of ten; signed ones in two colours."""
+    """RGBA of weights, the larger the darker: over DECADES powers of ten, or, where some are negative, by their cube
+    root in two colours."""
     import numpy
 
-    scaled = numpy.clip(1 + numpy.log10(numpy.maximum(abs(values) / most, 1e-30)) / DECADES, 0, 1)
     if signed:
-        scaled = 0.5 + 0.5 * numpy.sign(values) * scaled
-    steps = numpy.ceil(scaled * (LEVELS - 1)) if not signed else numpy.round(scaled * LEVELS)
-    scale = steps / (LEVELS - 1 if not signed else LEVELS)
-    colours = plt.get_cmap("PuOr_r" if signed else "magma_r")(scale if signed else 0.03 + 0.97 * scale, bytes=True)
-    colours[(scale == 0.5) if signed else (scale == 0)] = 255
+        scale = numpy.round((0.5 + 0.5 * numpy.cbrt(values / most)) * LEVELS) / LEVELS
+        colours, blank = plt.get_cmap("PuOr_r")(scale, bytes=True), scale == 0.5
+    else:
+        part = 1 + numpy.log10(numpy.maximum(values / most, 1e-30)) / DECADES
+        scale = numpy.ceil(numpy.clip(part, 0, 1) * (LEVELS - 1)) / (LEVELS - 1)
+        colours, blank = plt.get_cmap("magma_r")(0.03 + 0.97 * scale, bytes=True), scale == 0
+    colours[blank] = 255
     return colours
 
 
@@ -87,13 +89,12 @@ class Sheet:
     def fill(self, place, values, signed, most):
         import numpy
 
-        self.images[place].set_data(in_colours(self.plt, pooled(values)[0], signed, most))
-        part = numpy.linspace(-1, 1, 2 * LEVELS + 1) if signed else numpy.linspace(0, 1, LEVELS)
-        scale = 10 ** ((abs(part) - 1) * DECADES) * (numpy.sign(part) if signed else 1)
-        self.scales[place].set_data(in_colours(self.plt, scale[None, :] * most, signed, most))
-        ticks = [0, 0.5, 1]
-        numbers = [-most, 0, most] if signed else [most * 10.0 ** (DECADES * (tick - 1)) for tick in ticks]
-        self.scales[place].axes.set_xticks(ticks, [f"{number:.1g}" for number in numbers])
+        self.images[place].set_data(in_colours(self.plt, pooled(values), signed, most))
+        part = numpy.linspace(0, 1, LEVELS + 1 if signed else LEVELS)
+        number = lambda part: most * (2 * part - 1) ** 3 if signed else most * 10.0 ** (DECADES * (part - 1))
+        self.scales[place].set_data(in_colours(self.plt, number(part)[None, :], signed, most))
+        ticks = [0, 0.25, 0.5, 0.75, 1] if signed else [0, 0.5, 1]
+        self.scales[place].axes.set_xticks(ticks, [f"{number(tick):.1g}" for tick in ticks])
 
 
 def picture_of(plt, maps, entry, name, label):
@@ -153,5 +154,8 @@ def caption(maps, entry):
     down, across = (-(-size // MOST) for size in shape)
     if down * across > 1:
         words.append(f"A dot is the largest of {down} x {across} weights, so that narrow lines stay visible.")
-    words.append("Colours are logarithmic over four powers of ten; white is less than that, or nothing.")
+    words.append(
+        "Weights are logarithmic over four powers of ten, white is less or nothing; what may be negative has two colours "
+        "and goes by its cube root."
+    )
     return " ".join(words)

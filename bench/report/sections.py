@@ -12,6 +12,9 @@ import tables
 from markup import slug
 
 
+SOME = 12  # names of benches that only one of two runs has
+
+
 @dataclasses.dataclass
 class Section:
     """A heading, words, and what stands under it: (picture as a function of pyplot, title and table), or None each."""
@@ -198,11 +201,12 @@ def before(report):
         parts.append((None, ("What is different", (["what", "before", "now"], [list(x) for x in found.differences()]))))
     if marked:
         parts.append((None, ("Outside the spread of both runs, the largest first", found.columns(marked))))
-    for title, names in (("New", found.added), ("Not there any more", found.gone)):
-        if names:
-            parts.append((None, (title, (["bench"], [[name] for name in names]))))
     if found.changes:
         parts.append((None, ("Every bench of both", found.columns())))
+    for title, names in (("New", found.added), ("Not there any more", found.gone)):
+        if names:
+            more = [f"and {len(names) - SOME} more"] if len(names) > SOME else []
+            parts.append((None, (title, (["bench"], [[name] for name in names[:SOME] + more]))))
     yield Section(
         "Against an earlier run",
         " ".join(found.summary()) + " Time: now over before. Share of limit: the same of the share of the measured "
