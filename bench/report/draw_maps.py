@@ -155,7 +155,7 @@ def caption(maps, entry):
     if down * across > 1:
         words.append(f"A dot is the largest of {down} x {across} weights, so that narrow lines stay visible.")
     words.append(
-        "Weights are logarithmic over four powers of ten, white is less or nothing; what may be negative has two colours "
-        "and goes by its cube root."
+        "Weights are logarithmic over four powers of ten, white is less or nothing; what may be negative has two "
+        "colours and goes by its cube root."
     )
     return " ".join(words)

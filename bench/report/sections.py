@@ -57,8 +57,8 @@ def limits(report):
     )
     yield Section(
         "Masks",
-        "Time of a mask against the share of pairs that it keeps, both of dense attention to every key; one thread. A mask "
-        "should cost what it keeps, the green line. The numbers are in the tables of every shape.",
+        "Time of a mask against the share of pairs that it keeps, both of dense attention to every key; one thread. A "
+        "mask should cost what it keeps, the green line. The numbers are in the tables of every shape.",
         [(draw(draw_comparison.masks, results), None)],
     )
     yield Section(
