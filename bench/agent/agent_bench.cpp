@@ -41,7 +41,8 @@ const auto bare =
           const auto pooled = fovea::reference::pool_to_agents<Real>(head.q, options.height, options.width, side);
           return fovea::reference::agent<Real>(head.q, pooled, head.k, head.v, 1 / std::sqrt(Real(head.shape.key_dim)));
         })
-        .flops(flops);
+        .flops(flops)
+        .on_grid();
 
 // The learned numbers of the whole form.
 struct Learned {
@@ -80,7 +81,8 @@ const auto whole =
         .flops([](const bench::Shape& s) {
           return flops(s) + 18 * double(s.batch * s.heads) * double(s.queries * s.value_dim);
         })
-        .own_definition();
+        .own_definition()
+        .on_grid();
 
 const bool added = bench::add("agent/agent", image(), bare) &&
                    bench::add("agent/agent", bench::approximate_shapes(), bare) &&

@@ -32,6 +32,6 @@ const bool added =
                    const auto begin = table.blocks.begin();
                    return std::binary_search(begin + list.first, begin + list.last, region(key));
                  });
-               }));
+               }).on_grid());
 
 }  // namespace

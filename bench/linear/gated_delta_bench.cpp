@@ -23,7 +23,8 @@ const auto chunk = bench::method([](const auto& in, auto& x, auto&& out, const a
                        .state(bench::make_tokens)
                        .head_reference(reference)
                        .flops(bench::chunk_flops(true))
-                       .own_definition();
+                       .own_definition()
+                       .recalls(bench::with_strength());
 
 const auto recurrent =
     bench::method([](const auto& in, auto& x, auto&& out, const auto& executor) {
@@ -32,7 +33,8 @@ const auto recurrent =
         .state(bench::make_tokens)
         .head_reference(reference)
         .bytes(bench::state_bytes)
-        .own_definition();
+        .own_definition()
+        .recalls(bench::with_strength());
 
 const auto reference_by_channel = []<class Real, class X>(const bench::Head<Real>& head, const X& x) {
   const bench::HeadTokens<Real> t(head, x);
@@ -47,7 +49,8 @@ const auto chunk_by_channel = bench::method([](const auto& in, auto& x, auto&& o
                                   .state(bench::make_tokens)
                                   .head_reference(reference_by_channel)
                                   .flops(bench::chunk_flops(true))
-                                  .own_definition();
+                                  .own_definition()
+                                  .recalls(bench::with_strength());
 
 const auto recurrent_by_channel =
     bench::method([](const auto& in, auto& x, auto&& out, const auto& executor) {
@@ -56,7 +59,8 @@ const auto recurrent_by_channel =
         .state(bench::make_tokens)
         .head_reference(reference_by_channel)
         .bytes(bench::state_bytes)
-        .own_definition();
+        .own_definition()
+        .recalls(bench::with_strength());
 
 const bool added = bench::add("linear/chunk_gated_delta", bench::prompt_shapes(), chunk) &&
                    bench::add("linear/recurrent_gated_delta", bench::token_shapes(), recurrent) &&

@@ -1,5 +1,7 @@
-// Linear attention with the features elu + 1: over all keys, and causal chunk by chunk.
+// Linear attention with the features elu + 1: over all keys, and causal chunk by chunk. In associative recall also with
+// no features and no divisor, the plain sum of k_j v_j^T.
 #include <fovea/linear/linear.hpp>
+#include <fovea/parts/feature/identity.hpp>
 
 #include <cmath>
 
@@ -49,8 +51,31 @@ const auto chunk_linear =
         })
         .own_definition();
 
+const auto identity =
+    bench::method([](const auto& in, auto&& out, const auto& executor) {
+      fovea::chunk_linear(in.q, in.k, in.v, out, fovea::feature::identity(),
+                          {.normalizer = fovea::LinearNormalizer::none}, executor);
+    })
+        .row_reference([](const auto& in, const bench::Row& row, auto* out) {
+          const bench::Shape& s = in.shape;
+          using Real = std::remove_pointer_t<decltype(out)>;
+          const Index kv_head = row.head / (s.heads / s.kv_heads);
+          std::fill_n(out, s.value_dim, Real(0));
+          for (Index j = 0; j <= row.query; ++j) {
+            Real weight = 0;
+            for (Index d = 0; d < s.key_dim; ++d)
+              weight += Real(in.q(row.batch, row.head, row.query, d)) * Real(in.k(row.batch, kv_head, j, d));
+            weight /= std::sqrt(Real(s.key_dim));
+            for (Index c = 0; c < s.value_dim; ++c) out[c] += weight * Real(in.v(row.batch, kv_head, j, c));
+          }
+        })
+        .own_definition()
+        .recalls({{"identity", bench::Writes::own, {32, 64, 128}},
+                  {"identity, write gate", bench::Writes::values}});
+
 const bool added = bench::add("linear/linear", bench::growth_shapes(), linear) &&
                    bench::add("linear/linear", bench::real_shapes(), linear) &&
-                   bench::add("linear/chunk_linear", bench::growth_shapes(true), chunk_linear);
+                   bench::add("linear/chunk_linear", bench::quick_growth(bench::growth_shapes(true)), chunk_linear) &&
+                   bench::add("linear/chunk_linear", bench::recall_shapes(), identity);
 
 }  // namespace

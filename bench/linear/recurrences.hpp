@@ -26,7 +26,7 @@ const auto make_tokens = []<class T>(const Input<T>& in, const auto&) {
               fovea::MatrixState<T>(s.batch, s.kv_heads, s.key_dim, s.value_dim)};
   for (Index row = 0; row < s.batch * s.kv_heads * s.keys; ++row) {
     Eigen::Map<Eigen::Matrix<T, Eigen::Dynamic, 1>> key(x.k.data() + row * s.key_dim, s.key_dim);
-    key /= std::sqrt(key.squaredNorm());
+    if (const T size = std::sqrt(key.squaredNorm()); size > 0) key /= size;
   }
   const auto log_sigmoid = [](T y) { return -std::log1p(std::exp(-y)); };
   const auto strengths = gaussian<T>(4, {1, s.batch, s.kv_heads, s.keys});
@@ -35,6 +35,7 @@ const auto make_tokens = []<class T>(const Input<T>& in, const auto&) {
     x.beta.data()[i] = std::exp(log_sigmoid(strengths->data()[i]));
     x.gate.data()[i] = log_sigmoid(gates->data()[i]) / 16;
   }
+  if (s.given && s.given->strengths) x.beta = s.given->strengths->template cast<T>();
   for (Index i = 0; i < x.gates.size(); ++i) x.gates.data()[i] = log_sigmoid(x.gates.data()[i]) / 16;
   if (s.queries == 1) {
     const auto state = gaussian<T>(7, {s.batch, s.kv_heads, s.key_dim, s.value_dim});
@@ -83,6 +84,9 @@ inline std::function<double(const Shape&)> chunk_flops(bool delta) {
 inline double state_bytes(const Shape& s) {
   return 4 * double(s.batch * s.kv_heads * s.queries) * double(s.key_dim * s.value_dim);
 }
+
+// How a method that writes with a strength recalls.
+inline std::vector<RecallForm> with_strength() { return {{"beta 1", Writes::all}}; }
 
 // Causal prompts, also of trained models (with gates and strengths of ours); one token of sixteen sequences.
 inline std::vector<Shape> prompt_shapes() {

@@ -9,18 +9,14 @@
 #include <regex>
 #include <set>
 
+#include "memory.hpp"
+
 namespace bench {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
 double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-struct Registered {
-  std::string name, type;
-  std::vector<Shape> shapes;
-  Prepare prepare;
-};
 
 std::vector<Registered>& methods() {
   static std::vector<Registered> list;
@@ -33,38 +29,76 @@ std::vector<std::string>& failed() {
 }
 
 // A line on the standard error that says how far we are: rewritten in place on a terminal, every ten seconds elsewhere.
+//
+// What is left is foreseen bench by bench, since the order is random and single samples take from a hundredth of a
+// second to half a minute. A sample has a part that cannot be shorter, its first calls and one more, and one whose
+// length is chosen, calls and limits; the first sample of a bench also makes inputs and checks the result.
 class Progress {
  public:
-  void expect(Index samples, double budget_seconds) {
-    expected_ += samples;
+  // A bench with its samples; `guess` is the part that cannot be shorter, about. Returns its number.
+  std::size_t expect(Index samples, double guess) {
+    benches_.push_back({samples, guess});
+    samples_ += samples;
+    return benches_.size() - 1;
+  }
+  void start(double budget_seconds) {
     budget_ = budget_seconds;
     started_ = Clock::now();
   }
 
-  // How long the next sample may take, if those after it take as long.
+  // How long the chosen part of the next sample may be.
   double allowed() const {
-    return budget_ > 0 ? (budget_ - since(started_)) / double(std::max<Index>(1, expected_ - done_))
-                       : std::numeric_limits<double>::infinity();
+    if (budget_ <= 0) return std::numeric_limits<double>::infinity();
+    return (budget_ - since(started_) - fixed_left()) / double(std::max<Index>(1, samples_ - done_));
   }
 
-  void done(const std::string& name) {
+  struct Spent {
+    double once = 0, fixed = 0, chosen = 0;  // seconds
+  };
+  void done(std::size_t number, const std::string& name, const Spent& spent) {
     ++done_;
-    if (done_ == 1) first_ = Clock::now();
-    const bool terminal = isatty(STDERR_FILENO) != 0, last = done_ == expected_;
+    Known& bench = benches_[number];
+    --bench.left;
+    if (!bench.known) {
+      bench.known = true;
+      guessed_ += bench.fixed;
+      found_ += spent.fixed;
+      once_ += spent.once;
+      ++known_;
+    }
+    bench.fixed = spent.fixed;
+    chosen_ += (spent.chosen - chosen_) / double(std::min<Index>(done_, 50));
+
+    const bool terminal = isatty(STDERR_FILENO) != 0, last = done_ == samples_;
     if (!terminal && !last && shown_ && since(last_shown_) < 10) return;
     shown_ = true;
     last_shown_ = Clock::now();
-    const double left = done_ < 2 ? 0 : since(first_) / double(done_ - 1) * double(expected_ - done_);
+    const double left = fixed_left() + chosen_ * double(samples_ - done_);
     std::fprintf(stderr, "%s[%lld/%lld]  %d:%02d left  %s%s", terminal ? "\r\033[K" : "", static_cast<long long>(done_),
-                 static_cast<long long>(expected_), int(left) / 60, int(left) % 60, name.c_str(),
+                 static_cast<long long>(samples_), int(left) / 60, int(left) % 60, name.c_str(),
                  terminal && !last ? "" : "\n");
   }
 
  private:
-  Index expected_ = 0, done_ = 0;
+  struct Known {
+    Index left = 0;
+    double fixed = 0;  // seconds: guessed, then found
+    bool known = false;
+  };
+
+  double fixed_left() const {
+    const double factor = guessed_ > 0 ? found_ / guessed_ : 1;
+    double sum = 0;
+    for (const Known& bench : benches_) sum += double(bench.left) * bench.fixed * (bench.known ? 1 : factor);
+    return sum + once_ / double(std::max<Index>(1, known_)) * double(Index(benches_.size()) - known_);
+  }
+
+  std::vector<Known> benches_;
+  Index samples_ = 0, done_ = 0, known_ = 0;
+  double guessed_ = 0, found_ = 0, once_ = 0, chosen_ = 0;
   double budget_ = 0;
   bool shown_ = false;
-  Clock::time_point started_ = Clock::now(), first_, last_shown_;
+  Clock::time_point started_ = Clock::now(), last_shown_;
 };
 
 Progress& progress() {
@@ -76,6 +110,7 @@ Progress& progress() {
 struct Known {
   std::optional<Accuracy> accuracy;
   double pairs = 0;
+  std::optional<double> memory;
   std::string failure;
 };
 
@@ -84,13 +119,15 @@ struct Bench {
   Shape shape;
   Prepare prepare;
   double sample_seconds;
+  std::size_t number = 0;  // in the progress
   std::shared_ptr<Known> known = std::make_shared<Known>();
 
   void operator()(benchmark::State& state) const {
+    Progress::Spent spent;
     for (auto _ : state) {
       try {
         if (!known->failure.empty()) throw std::runtime_error(known->failure);
-        sample(state);
+        spent = sample(state);
       } catch (const std::exception& error) {
         if (known->failure.empty()) {
           known->failure = error.what();
@@ -101,10 +138,10 @@ struct Bench {
         break;
       }
     }
-    progress().done(name);
+    progress().done(number, name, spent);
   }
 
-  void sample(benchmark::State& state) const;
+  Progress::Spent sample(benchmark::State& state) const;
 };
 
 // The memory over which the bandwidth is measured: K and V, or as much as a method says that it reads.
@@ -120,14 +157,23 @@ std::vector<Bytes> read_areas(const Shape& shape, const Prepared& ready) {
           {ready.values, std::size_t(of_one * double(shape.value_dim))}};
 }
 
-void Bench::sample(benchmark::State& state) const {
-  const double seconds = std::clamp(0.4 * progress().allowed(), 0.1 * sample_seconds, sample_seconds);
+Progress::Spent Bench::sample(benchmark::State& state) const {
+  const double seconds = std::clamp(0.7 * progress().allowed(), 0.1 * sample_seconds, sample_seconds);
   const double limit_seconds = 0.2 * seconds;
+  const auto began = Clock::now();
+  Progress::Spent spent;
   const Prepared ready = prepare(shape);
-  const auto started = Clock::now();
-  ready.call();
-  if (since(started) < seconds) ready.call();
+  (known->accuracy ? spent.fixed : spent.once) += since(began);
+
+  // A call that takes long needs no warming up.
+  const auto counted = [&] { known->memory = peak_memory(ready.call); };
+  Times times = time_calls(counted, 0);
+  const double first = times.calls.front();
+  const bool warm = first > std::max(1.0, seconds);
+  if (first < seconds) counted();
+  spent.fixed += first < seconds ? 3 * first : warm ? first : 2 * first;
   if (!known->accuracy) {
+    const auto checking = Clock::now();
     known->pairs = shape.pairs();
     known->accuracy = ready.check();
     double tolerance = shape.type == "f64" ? 1e-9 : 1e-4;
@@ -135,6 +181,7 @@ void Bench::sample(benchmark::State& state) const {
     if (!(known->accuracy->error <= tolerance)) {
       throw std::runtime_error("wrong result: relative error " + std::to_string(known->accuracy->error));
     }
+    spent.once += since(checking);
   }
 
   const Accuracy& accuracy = *known->accuracy;
@@ -151,7 +198,7 @@ void Bench::sample(benchmark::State& state) const {
   };
 
   measure_limits();
-  const Times times = time_calls(ready.call, seconds);
+  if (!warm) times = time_calls(ready.call, seconds);
   measure_limits();
 
   const double median = times.median();
@@ -171,6 +218,7 @@ void Bench::sample(benchmark::State& state) const {
   counters["calls"] = double(times.calls.size());
   counters["undisturbed"] = times.undisturbed;
   counters["best"] = times.calls.front();
+  if (known->memory) counters["memory"] = *known->memory;
   counters["error"] = accuracy.error;
   counters["naive_error"] = accuracy.naive_error;
   if (accuracy.log_sum_error) counters["log_sum_error"] = *accuracy.log_sum_error;
@@ -181,10 +229,15 @@ void Bench::sample(benchmark::State& state) const {
   if (accuracy.kept) counters["kept"] = *accuracy.kept;
   if (accuracy.mass) counters["mass"] = *accuracy.mass;
   state.SetLabel(shape.table);
+  spent.chosen = since(began) - spent.once - spent.fixed;
+  return spent;
 }
+
+constexpr double limit_seconds = 0.1;
 
 // A limit as a bench of its own: `rate` becomes the counter, the time is that of one unit of it.
 void register_limit(const std::string& name, const Selection& selection, const std::function<double()>& measure) {
+  const std::size_t number = progress().expect(selection.repetitions, limit_seconds);
   benchmark::RegisterBenchmark(name.c_str(),
                                [=](benchmark::State& state) {
                                  for (auto _ : state) {
@@ -193,7 +246,7 @@ void register_limit(const std::string& name, const Selection& selection, const s
                                    state.counters["rate"] = rate;
                                  }
                                  state.SetLabel("machine");
-                                 progress().done(name);
+                                 progress().done(number, name, {.fixed = limit_seconds});
                                })
       ->Iterations(1)
       ->Repetitions(selection.repetitions)
@@ -213,7 +266,7 @@ std::vector<Shape> shapes_of(const Registered& method, const Selection& selectio
   std::vector<Shape> shapes;
   if (selection.instead.empty()) {
     std::copy_if(method.shapes.begin(), method.shapes.end(), std::back_inserter(shapes),
-                 [&](const Shape& s) { return s.quick || !selection.quick; });
+                 [&](const Shape& s) { return s.table != "recall" && (s.quick || !selection.quick); });
   } else {
     std::copy_if(selection.instead.begin(), selection.instead.end(), std::back_inserter(shapes), [&](const Shape& s) {
       return std::any_of(method.shapes.begin(), method.shapes.end(), [&](const Shape& own) {
@@ -229,6 +282,13 @@ std::vector<Shape> shapes_of(const Registered& method, const Selection& selectio
 bool several_threads(const Registered& method, const Shape& shape, const Selection& selection) {
   if (shape.table == "growth") return false;
   return !selection.quick || method.name.starts_with("dense/") || shape.table == "user";
+}
+
+// About how long three calls take, or one that takes long.
+double guessed_seconds(const Registered& method, const Shape& shape) {
+  const double kept = (shape.pattern.label == "causal" ? 0.5 : 1) * (method.name.starts_with("dense/") ? 1 : 0.2);
+  const double once = kept * shape.all_pairs() * 2 * double(shape.key_dim + shape.value_dim) / 5e10;
+  return 0.003 + once / double(shape.threads) * (once > 1 ? 1 : 3);
 }
 
 // Every method has dense attention on the same numbers beside it, whether the filter matches that or not: full for one
@@ -250,41 +310,43 @@ void add_dense_beside(std::vector<Chosen>& benches) {
 
 }  // namespace
 
-bool add_prepared(const std::string& name, const std::string& type, const std::vector<Shape>& shapes, Prepare prepare) {
-  Registered method{name, type, {}, std::move(prepare)};
+bool add_prepared(const std::string& name, const std::string& type, const std::vector<Shape>& shapes, Prepare prepare,
+                  const Details& details) {
+  Registered method{name, type, {}, std::move(prepare), details};
   std::copy_if(shapes.begin(), shapes.end(), std::back_inserter(method.shapes),
                [&](const Shape& s) { return s.type == type; });
   methods().push_back(std::move(method));
   return true;
 }
 
-Index register_selected(const Selection& selection) {
+const std::vector<Registered>& registered() {
+  std::stable_sort(methods().begin(), methods().end(),
+                   [](const Registered& a, const Registered& b) { return a.name < b.name; });
+  return methods();
+}
+
+void register_selected(const Selection& selection) {
   const std::regex filter(selection.filter);
   const auto chosen = [&](const std::string& name) {
     return selection.filter.empty() || std::regex_search(name, filter);
   };
-  Index count = 0;
-
   for (const Index threads : selection.threads) {
     const std::string suffix = "/threads:" + std::to_string(threads);
     const auto pool = std::make_shared<fovea::exec::Pool>(threads);
     const auto limit = [&](const std::string& name, const std::function<double()>& measure) {
       if (!chosen(name + suffix)) return;
       register_limit(name + suffix, selection, measure);
-      ++count;
     };
-    limit("machine/arithmetic/f32", [pool] { return arithmetic_rate<float>(*pool, 0.1); });
-    limit("machine/arithmetic/f64", [pool] { return arithmetic_rate<double>(*pool, 0.1); });
+    limit("machine/arithmetic/f32", [pool] { return arithmetic_rate<float>(*pool, limit_seconds); });
+    limit("machine/arithmetic/f64", [pool] { return arithmetic_rate<double>(*pool, limit_seconds); });
     limit("machine/read/MiB:512", [pool] {
       static const std::vector<char> area(std::size_t{512} << 20, 1);
-      return read_rate(*pool, {{area.data(), area.size()}}, 0.1);
+      return read_rate(*pool, {{area.data(), area.size()}}, limit_seconds);
     });
   }
 
-  std::stable_sort(methods().begin(), methods().end(),
-                   [](const Registered& a, const Registered& b) { return a.name < b.name; });
   std::vector<Chosen> benches;
-  for (const Registered& method : methods()) {
+  for (const Registered& method : registered()) {
     for (Shape& shape : shapes_of(method, selection)) {
       const std::size_t most = several_threads(method, shape, selection) ? selection.threads.size() : 1;
       for (std::size_t t = 0; t < std::min(most, selection.threads.size()); ++t) {
@@ -303,19 +365,25 @@ Index register_selected(const Selection& selection) {
     const bool twice = bench.method->name.starts_with("dense/") || bench.shape.table == "cache";
     return std::min(selection.repetitions, selection.quick && twice ? 2 : 3);
   };
-  Index samples = count * selection.repetitions;
   for (const auto& [method, shape] : benches) {
     const int repetitions = repetitions_of({method, shape});
     Bench bench{method->name + "/" + shape.name(), shape, method->prepare, selection.sample_seconds};
+    bench.number = progress().expect(repetitions, guessed_seconds(*method, shape));
     benchmark::RegisterBenchmark(bench.name.c_str(), bench)
         ->Iterations(1)
         ->Repetitions(repetitions)
         ->UseManualTime()
         ->Unit(benchmark::kMillisecond);
-    samples += repetitions;
   }
-  progress().expect(samples, selection.budget_seconds);
-  return samples;
+  progress().start(selection.budget_seconds);
+}
+
+bool is_selected(const Registered& method, const Selection& selection) {
+  if (selection.filter.empty()) return true;
+  const std::regex filter(selection.filter);
+  return std::any_of(method.shapes.begin(), method.shapes.end(), [&](const Shape& shape) {
+    return std::regex_search(method.name + "/" + shape.name(), filter);
+  });
 }
 
 const std::vector<std::string>& failures() { return failed(); }

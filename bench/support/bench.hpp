@@ -48,12 +48,24 @@ struct Prepared {
   std::optional<double> flops = {};  // operations, where the kept pairs do not give them
   std::optional<double> bytes = {};  // memory that has to be read, where it is not K and V
   std::vector<Bytes> areas = {};     // where it lies; some other memory of the same size when empty
+  const void* out = nullptr;         // the output
+  std::function<double()> kept = {};  // share of the shown pairs that the method keeps, where it selects
 };
 
 using Prepare = std::function<Prepared(const Shape&)>;
 
 // Remembers a method; `type` is that of the shapes which `prepare` takes.
-bool add_prepared(const std::string& name, const std::string& type, const std::vector<Shape>& shapes, Prepare prepare);
+bool add_prepared(const std::string& name, const std::string& type, const std::vector<Shape>& shapes, Prepare prepare,
+                  const Details& details = {});
+
+// One of them.
+struct Registered {
+  std::string name, type;
+  std::vector<Shape> shapes;
+  Prepare prepare;
+  Details details;
+};
+const std::vector<Registered>& registered();  // by name, those of one name in the order in which they were added
 
 template <class T, class Call>
 Prepared prepare(const Shape& shape, const Call& call) {
@@ -79,6 +91,7 @@ Prepared prepare(const Shape& shape, const Call& call) {
   ready.pool = pool;
   ready.keys = in->k.data();
   ready.values = in->v.data();
+  ready.out = out->data();
   return ready;
 }
 
@@ -99,16 +112,26 @@ Prepared prepare(const Shape& shape, const Method<Call, Others...>& method) {
   ready.pool = pool;
   ready.keys = in->k.data();
   ready.values = in->v.data();
-  if (method.own_flops) ready.flops = method.own_flops(shape);
-  if (method.own_bytes) ready.bytes = method.own_bytes(shape);
+  ready.out = out->data();
+  if (method.details.flops) ready.flops = method.details.flops(shape);
+  if (method.details.bytes) ready.bytes = method.details.bytes(shape);
+  if constexpr (M::selects) {
+    ready.kept = [=] {
+      State selecting = *made;
+      return kept_share(in->shape, method.kept(*in, selecting, *pool));
+    };
+  }
   return ready;
 }
 
 template <class... Types, class Call>
 bool add(const std::string& name, const std::vector<Shape>& shapes, Call call) {
+  Details details;
+  if constexpr (requires { call.details; }) details = call.details;
   const auto add_type = [&]<class T>(T) {
     const std::string type = std::is_same_v<T, float> ? "f32" : "f64";
-    return add_prepared(name, type, shapes, [call](const Shape& shape) { return prepare<T>(shape, call); });
+    return add_prepared(
+        name, type, shapes, [call](const Shape& shape) { return prepare<T>(shape, call); }, details);
   };
   if constexpr (sizeof...(Types) == 0) {
     return add_type(float{});
@@ -128,8 +151,10 @@ struct Selection {
   double budget_seconds = 0;    // samples become shorter when the run would take longer; 0: they do not
 };
 
-// Hands the chosen benches to Google Benchmark; returns how many samples will be taken.
-Index register_selected(const Selection& selection);
+// Hands the chosen benches to Google Benchmark.
+void register_selected(const Selection& selection);
+// Whether the selection has something of this method, in a long run.
+bool is_selected(const Registered& method, const Selection& selection);
 // Names of the benches that failed so far.
 const std::vector<std::string>& failures();
 

@@ -7,6 +7,7 @@
 #include <list>
 #include <random>
 #include <stdexcept>
+#include <type_traits>
 #include <vector>
 
 #if __has_include(<xtensor/io/xnpy.hpp>)
@@ -180,7 +181,17 @@ Input<T> make_input(const Shape& s) {
   const std::array<Index, 4> q = {s.batch, s.heads, s.queries, s.key_dim}, k = {s.batch, s.kv_heads, s.keys, s.key_dim},
                              v = {s.batch, s.kv_heads, s.keys, s.value_dim},
                              out = {s.batch, s.heads, s.queries, s.value_dim};
-  if (s.data.empty()) return {s, gaussian<T>(1, q), gaussian<T>(2, k), gaussian<T>(3, v)};
+  if (s.given) {
+    const auto cast = [](const std::shared_ptr<const Tensor<float>>& tensor) {
+      if constexpr (std::is_same_v<T, float>) {
+        return tensor;
+      } else {
+        return std::make_shared<const Tensor<T>>(tensor->template cast<T>());
+      }
+    };
+    return {s, cast(s.given->q), cast(s.given->k), cast(s.given->v)};
+  }
+  if (s.data.empty() || s.data == "gaussian") return {s, gaussian<T>(1, q), gaussian<T>(2, k), gaussian<T>(3, v)};
   if (s.data == "user") {
     const auto& files = user_files();
     return {s, from_file<T>(files[0], q), from_file<T>(files[1], k), from_file<T>(files[2], v)};
@@ -209,6 +220,19 @@ Input<T> make_input(const Shape& s) {
 
 template Input<float> make_input(const Shape&);
 template Input<double> make_input(const Shape&);
+
+Given leading_tokens(const Shape& shape, Index heads, Index tokens) {
+  const Input<float> in = make_input<float>(shape);
+  heads = std::min(heads, shape.heads);
+  const auto take = [&](const Tensor<float>& from, Index length, Index group) {
+    length = std::min(length, tokens);
+    const Index dim = from.dimension(3);
+    auto to = std::make_shared<Tensor<float>>(Index{1}, heads, length, dim);
+    for (Index h = 0; h < heads; ++h) std::copy_n(&from(0, h / group, 0, 0), length * dim, &(*to)(0, h, 0, 0));
+    return to;
+  };
+  return {take(in.q, shape.queries, 1), take(in.k, shape.keys, shape.heads / shape.kv_heads), nullptr};
+}
 
 Shape user_shape(const std::string& q, const std::string& k, const std::string& v) {
   user_files() = {q, k, v};

@@ -16,6 +16,12 @@ using Tensor = Eigen::Tensor<T, 4, Eigen::RowMajor>;  // [batch, heads, length, 
 template <class T>
 using LogSums = Eigen::Tensor<T, 3, Eigen::RowMajor>;  // [batch, heads, length]
 
+// Tensors that are made elsewhere.
+struct Given {
+  std::shared_ptr<const Tensor<float>> q, k, v;
+  std::shared_ptr<const LogSums<float>> strengths = {};  // [B,G,M], where tokens are written with a strength
+};
+
 // Shared by the benches of one shape and kept between them.
 template <class T>
 struct Input {
@@ -30,6 +36,10 @@ struct Input {
 
 template <class T>
 Input<T> make_input(const Shape& shape);
+
+// q and k of the first tokens of stored tensors, of the user's or of synthetic ones, their first query heads, each with
+// the keys that it reads; [1, heads, tokens, D] or fewer. No values.
+Given leading_tokens(const Shape& shape, Index heads, Index tokens);
 
 // Standard normal numbers, for what a method takes beside q, k and v. Seeds 1 to 3 are those of q, k and v.
 template <class T>

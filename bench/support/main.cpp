@@ -14,6 +14,8 @@
 #include <fovea/simd/ops.hpp>
 
 #include "bench.hpp"
+#include "maps.hpp"
+#include "recall/recall.hpp"
 
 #define FOVEA_BENCH_TEXT(x) #x
 #define FOVEA_BENCH_VALUE(x) FOVEA_BENCH_TEXT(x)
@@ -29,6 +31,8 @@ constexpr const char* help = R"(fovea_bench [options] [Google Benchmark's option
   --sample=SECONDS    length of one timed sample
   --repetitions=N     samples of each bench
   --budget=SECONDS    shorter samples when the run would take longer than this
+  --maps=FOLDER       writes attention maps of the methods and times nothing
+  --recall=FILE       writes what the methods retrieve in associative recall and times nothing
 )";
 
 std::vector<std::string> split(const std::string& text) {
@@ -38,9 +42,15 @@ std::vector<std::string> split(const std::string& text) {
   return parts;
 }
 
+struct Wanted {
+  bench::Selection selection = {};
+  std::string maps = {}, recall = {};
+};
+
 // Takes our own options out of argv.
-bench::Selection parse(int& argc, char** argv) {
-  bench::Selection selection;
+Wanted parse(int& argc, char** argv) {
+  Wanted wanted;
+  bench::Selection& selection = wanted.selection;
   int kept = 1;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
@@ -62,6 +72,10 @@ bench::Selection parse(int& argc, char** argv) {
       selection.repetitions = std::stoi(value);
     } else if (key == "--budget") {
       selection.budget_seconds = std::stod(value);
+    } else if (key == "--maps") {
+      wanted.maps = value;
+    } else if (key == "--recall") {
+      wanted.recall = value;
     } else if (key == "--input") {
       const auto files = split(value);
       if (files.size() != 3) throw std::runtime_error("--input takes three files, q,k,v");
@@ -77,10 +91,11 @@ bench::Selection parse(int& argc, char** argv) {
     }
   }
   argc = kept;
-  return selection;
+  return wanted;
 }
 
 void describe_build() {
+  benchmark::AddCustomContext("fovea", FOVEA_BENCH_VERSION);
   benchmark::AddCustomContext("compiler", FOVEA_BENCH_COMPILER);
   benchmark::AddCustomContext("flags", FOVEA_BENCH_FLAGS);
   benchmark::AddCustomContext("instruction_set", FOVEA_BENCH_VALUE(FOVEA_ISA));
@@ -95,10 +110,13 @@ void describe_build() {
 
 int main(int argc, char** argv) {
   try {
-    const bench::Selection selection = parse(argc, argv);
+    const Wanted wanted = parse(argc, argv);
     benchmark::Initialize(&argc, argv);
     if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-    bench::register_selected(selection);
+    if (!wanted.maps.empty()) bench::make_maps(wanted.maps, wanted.selection);
+    if (!wanted.recall.empty()) bench::run_recall(wanted.recall, wanted.selection);
+    if (!wanted.maps.empty() || !wanted.recall.empty()) return 0;
+    bench::register_selected(wanted.selection);
     describe_build();
     // Google Benchmark describes the machine on the error stream; there we want the progress alone.
     const std::unique_ptr<benchmark::BenchmarkReporter> display(benchmark::CreateDefaultDisplayReporter());

@@ -14,6 +14,8 @@
 //       .flops(f)                      f(shape): operations, where they are not 2 (D + E) for each kept pair
 //       .bytes(f)                      f(shape): memory that has to be read, where it is not the kept share of K and V
 //       .own_definition()              does not mean to approximate dense attention: its distance is not reported
+//       .on_grid()                     its tokens are places of a grid: its map is drawn on one
+//       .recalls(forms)                the forms in which it does the task of associative recall (recall.hpp)
 //
 // A method has keeps, or a reference, or both. Queries see what the pattern of the shape shows and of that what the
 // method keeps; the pattern alone is what dense attention beside it does.
@@ -24,6 +26,7 @@
 #include <functional>
 #include <limits>
 #include <optional>
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -60,6 +63,28 @@ Head<Real> head_of(const Input<T>& in, Index batch, Index head) {
 
 struct Nothing {};
 
+// What becomes of the strengths with which tokens are written, where a method has them, and of their keys.
+enum class Writes {
+  own,     // as the bench has them
+  all,     // every token with strength one
+  values,  // the values of the pairs with strength one, nothing else: the gate of one who knows
+};
+
+// How a method does the task of associative recall.
+struct RecallForm {
+  std::string what = {};  // tells several forms of a method apart
+  Writes writes = Writes::own;
+  std::vector<Index> dims = {64};
+};
+
+// What is known of a method beside its functions.
+struct Details {
+  std::function<double(const Shape&)> flops = {}, bytes = {};
+  bool approximates = true;
+  bool on_grid = false;
+  std::vector<RecallForm> recall = {{}};
+};
+
 template <class Call, class State = Nothing, class Keeps = Nothing, class RowReference = Nothing,
           class HeadReference = Nothing>
 struct Method {
@@ -68,8 +93,7 @@ struct Method {
   Keeps make_kept;
   RowReference own_row;
   HeadReference own_head;
-  std::function<double(const Shape&)> own_flops, own_bytes;
-  bool approximates = true;
+  Details details = {};
 
   static constexpr bool has_state = !std::is_same_v<State, Nothing>;
   static constexpr bool selects = !std::is_same_v<Keeps, Nothing>;
@@ -78,35 +102,34 @@ struct Method {
 
   template <class F>
   Method<Call, F, Keeps, RowReference, HeadReference> state(F f) const {
-    return {call, std::move(f), make_kept, own_row, own_head, own_flops, own_bytes, approximates};
+    return {call, std::move(f), make_kept, own_row, own_head, details};
   }
   template <class F>
   Method<Call, State, F, RowReference, HeadReference> keeps(F f) const {
-    return {call, make_state, std::move(f), own_row, own_head, own_flops, own_bytes, approximates};
+    return {call, make_state, std::move(f), own_row, own_head, details};
   }
   template <class F>
   Method<Call, State, Keeps, F, HeadReference> row_reference(F f) const {
-    return {call, make_state, make_kept, std::move(f), own_head, own_flops, own_bytes, approximates};
+    return {call, make_state, make_kept, std::move(f), own_head, details};
   }
   template <class F>
   Method<Call, State, Keeps, RowReference, F> head_reference(F f) const {
-    return {call, make_state, make_kept, own_row, std::move(f), own_flops, own_bytes, approximates};
+    return {call, make_state, make_kept, own_row, std::move(f), details};
   }
   Method flops(std::function<double(const Shape&)> f) const {
-    Method changed = *this;
-    changed.own_flops = std::move(f);
-    return changed;
+    return changed([&](Details& d) { d.flops = std::move(f); });
   }
   Method bytes(std::function<double(const Shape&)> f) const {
-    Method changed = *this;
-    changed.own_bytes = std::move(f);
-    return changed;
+    return changed([&](Details& d) { d.bytes = std::move(f); });
   }
-
   Method own_definition() const {
-    Method changed = *this;
-    changed.approximates = false;
-    return changed;
+    return changed([](Details& d) { d.approximates = false; });
+  }
+  Method on_grid() const {
+    return changed([](Details& d) { d.on_grid = true; });
+  }
+  Method recalls(std::vector<RecallForm> forms) const {
+    return changed([&](Details& d) { d.recall = std::move(forms); });
   }
 
   // The functions as they are called, whether they want the state or not.
@@ -151,11 +174,19 @@ struct Method {
       return own_head(one);
     }
   }
+
+ private:
+  template <class F>
+  Method changed(F change) const {
+    Method other = *this;
+    change(other.details);
+    return other;
+  }
 };
 
 template <class Call>
 Method<Call> method(Call call) {
-  return {std::move(call), {}, {}, {}, {}, {}, {}, true};
+  return {std::move(call), {}, {}, {}, {}, {}};
 }
 
 // The pairs that a method keeps over those that the pattern shows, on rows from all over the problem.
@@ -270,7 +301,7 @@ Accuracy method_accuracy(const Input<T>& in, const State& made, const Tensor<T>&
   State selecting = made;  // what was kept may refer to it
   std::optional<Kept> kept;
   if constexpr (M::selects) kept = method.kept(in, selecting, executor);
-  if (method.approximates) compare_with_dense(result, in, out, kept);
+  if (method.details.approximates) compare_with_dense(result, in, out, kept);
   if (kept) result.kept = kept_share(in.shape, *kept);
   const std::optional<Shape> first = M::by_head ? shortened(in.shape) : std::nullopt;
   if (first) {

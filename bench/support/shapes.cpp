@@ -149,7 +149,7 @@ std::vector<Shape> mask_shapes() {
 std::vector<Shape> approximate_shapes(bool causal) {
   std::vector<Shape> shapes = real_shapes();
   for (Shape& s : shapes) s.quick = s.data == "use_l0_4k" || s.data == "ocr_b2";
-  for (const char* kind : {"needles", "vertical_slash", "clusters", "grid"}) {
+  for (const char* kind : {"needles", "vertical_slash", "clusters", "grid", "gaussian"}) {
     shapes.push_back(shape("synthetic", full(), 1, 4, 4, 4096, 4096, 64));
     shapes.back().data = kind;
   }
@@ -161,11 +161,18 @@ std::vector<Shape> approximate_shapes(bool causal) {
 
 std::vector<Shape> growth_shapes(bool causal) {
   std::vector<Shape> shapes;
-  for (Index n = 1024; n <= 65536; n *= 2) {
+  for (Index n = 256; n <= 65536; n *= 2) {
     shapes.push_back(shape("growth", causal ? bench::causal(n, n) : full(), 1, 2, 2, n, n, 64));
   }
   return shapes;
 }
+
+std::vector<Shape> quick_growth(std::vector<Shape> shapes) {
+  for (Shape& s : shapes) s.quick = s.quick || (s.table == "growth" && s.keys <= 8192);
+  return shapes;
+}
+
+std::vector<Shape> recall_shapes() { return {shape("recall", causal(256, 256), 1, 1, 1, 256, 256, 64)}; }
 
 std::vector<Shape> dense_shapes() {
   std::vector<Shape> shapes = prefill_shapes();

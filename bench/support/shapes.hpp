@@ -3,6 +3,7 @@
 
 #include <concepts>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -55,9 +56,11 @@ Pattern window(Index queries, Index keys, Index width);  // causal, the last `wi
 Pattern document(const std::vector<Index>& borders,
                  bool causal = false);  // packed sequences: 0, end of the first, ..., total
 
+struct Given;  // input.hpp
+
 struct Shape {
   std::string table;  // heading under which the report prints it: prefill, decode, small, mask, real, synthetic,
-                      // growth, cache
+                      // growth, cache; map and recall for what is not timed
   Pattern pattern = {};
   Index batch = 1, heads = 1, kv_heads = 1;
   Index queries = 0, keys = 0;
@@ -67,6 +70,7 @@ struct Shape {
   bool quick = false;        // part of a quick run
   bool alone = false;        // without dense attention beside it
   Index threads = 1;
+  std::shared_ptr<const Given> given = {};  // tensors to run on, whatever `data` says
 
   std::string name() const;  // f32/full/B:1/H:8/G:8/N:2048/M:2048/d:64/threads:1
   double pairs() const;      // (query, key) pairs that the pattern keeps, over the whole batch and all heads
@@ -85,7 +89,13 @@ std::vector<Shape> dense_shapes();    // all of these but the masks
 
 // For methods that approximate dense attention, which always stands beside: queries that see every key, or causal.
 std::vector<Shape> approximate_shapes(bool causal = false);  // real_shapes() and synthetic ones
-std::vector<Shape> growth_shapes(bool causal = false);       // one thread, two heads, 1k to 64k tokens
+std::vector<Shape> growth_shapes(bool causal = false);       // one thread, two heads, 256 to 64k tokens
+
+// Those up to 8192 tokens become part of quick runs too.
+std::vector<Shape> quick_growth(std::vector<Shape> shapes);
+
+// For forms of a method that are not timed and only recall: one causal shape.
+std::vector<Shape> recall_shapes();
 
 // The first tokens of a problem for which a plain loop over whole heads would take too long; else nothing.
 std::optional<Shape> shortened(const Shape& shape);

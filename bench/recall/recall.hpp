@@ -1,0 +1,13 @@
+// The task of associative recall (mqar.hpp), done by every method that takes a whole causal prompt, or one without order.
+#pragma once
+
+#include <string>
+
+#include "bench.hpp"
+
+namespace bench {
+
+// Writes a JSON file with a line for each method and setting.
+void run_recall(const std::string& path, const Selection& selection);
+
+}  // namespace bench
