@@ -13,8 +13,7 @@ const auto reference = []<class Real, class X>(const bench::Head<Real>& head, co
       fovea::reference::delta<Real>(head.q, t.k, head.v, t.beta, Real(bench::scale_of(head.shape)), t.start).out);
 };
 
-const std::vector<bench::RecallForm> recalled = {{"beta 1", bench::Writes::all},
-                                                 {"write gate", bench::Writes::values}};
+const std::vector<bench::RecallForm> recalled = {{"beta 1", bench::Writes::all}, {"write gate", bench::Writes::values}};
 
 const auto chunk = bench::method([](const auto& in, auto& x, auto&& out, const auto& executor) {
                      fovea::chunk_delta(in.q, x.k, in.v, x.beta, out, {}, executor);

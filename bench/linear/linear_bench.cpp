@@ -70,8 +70,7 @@ const auto identity =
           }
         })
         .own_definition()
-        .recalls({{"identity", bench::Writes::own, {32, 64, 128}},
-                  {"identity, write gate", bench::Writes::values}});
+        .recalls({{"identity", bench::Writes::own, {32, 64, 128}}, {"identity, write gate", bench::Writes::values}});
 
 const bool added = bench::add("linear/linear", bench::growth_shapes(), linear) &&
                    bench::add("linear/linear", bench::real_shapes(), linear) &&

@@ -59,7 +59,7 @@ const auto performer =
           return of_token * double(s.batch) * (double(s.heads * s.queries) + double(s.kv_heads * s.keys));
         });
 
-const bool added = bench::add("low_rank/performer", bench::growth_shapes(), performer) &&
+const bool added = bench::add("low_rank/performer", bench::quick_growth(bench::growth_shapes()), performer) &&
                    bench::add("low_rank/performer", bench::approximate_shapes(), performer);
 
 }  // namespace

@@ -2,8 +2,9 @@
 // are those keys again, each to be answered by its value.
 // Arora et al., "Zoology: Measuring and Improving Recall in Efficient Language Models", ICLR 2024, arXiv:2312.04927.
 //
-//   key_0 value_0 key_1 value_1 ... | 0 0 key_7 0 0 0 key_2 0 ...        answers value_7 and value_2, not shown
+//   key_0 value_0 key_1 value_1 ... | x x key_7 x x x key_2 x ...        answers value_7 and value_2, not shown
 //
+// x is any word, or always word 0, which fills nearly a whole sequence then and a memory without softmax with it.
 // And queries, keys and values of an attention layer that solves it without training: the circuit of an induction head.
 // Token t asks for what followed an earlier token like itself:
 //
@@ -31,7 +32,8 @@ using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajo
 
 struct Setting {
   Index length = 0, pairs = 0;  // tokens, an even number, and pairs of key and value, at most a quarter of them
-  Index vocabulary = 8192;      // keys are 1 ... half - 1, values from half on; token 0 fills
+  Index vocabulary = 8192;      // keys are 1 ... half - 1, values from half on
+  bool random_fill = true;      // any word where nothing is asked, or word 0
 };
 
 // A place whose token is a key that came before, and the value that came with it.
@@ -85,6 +87,10 @@ inline Example make_example(const Setting& s, std::mt19937_64& engine) {
     example.tokens[2 * i + 1] = values[i];
     example.tokens[std::size_t(place)] = keys[i];
     example.labels.push_back({place, values[i]});
+  }
+  if (s.random_fill) {
+    std::uniform_int_distribution<Index> any(0, s.vocabulary - 1);
+    for (Index& token : example.tokens) token = token == 0 ? any(engine) : token;
   }
   return example;
 }

@@ -4,6 +4,7 @@
 #include <fstream>
 #include <map>
 #include <sstream>
+#include <tuple>
 #include <utility>
 
 #include "apart.hpp"
@@ -21,10 +22,12 @@ constexpr Index examples = 20, heads = 2, vocabulary = 8192;
 constexpr std::uint64_t seed = 1;
 
 // The examples of a setting and what attention computes on: a batch of them, whose heads have embeddings of their own.
+// A method that sees every key also sees what follows the question, and that must not look like an answer: there it is
+// word 0, which is none.
 struct Task {
   Setting setting;
   std::vector<Example> batch;
-  std::vector<Rows> embeddings;           // of each head
+  std::vector<Rows> embeddings;            // of each head
   std::shared_ptr<Tensor<float>> q, k, v;  // [examples, heads, T, d]
 
   // The keys with which values are written, and nothing else.
@@ -46,7 +49,7 @@ struct Task {
   }
 };
 
-Task make_task(const Setting& setting, Index dim) {
+Task make_task(const Setting& setting, Index dim, bool causal) {
   std::mt19937_64 engine(seed);
   Task task{setting, {}, {}, {}, {}, {}};
   for (auto* tensor : {&task.q, &task.k, &task.v}) {
@@ -55,8 +58,12 @@ Task make_task(const Setting& setting, Index dim) {
   for (Index h = 0; h < heads; ++h) task.embeddings.push_back(recall::make_embeddings(vocabulary, dim, engine));
   for (Index b = 0; b < examples; ++b) {
     task.batch.push_back(recall::make_example(setting, engine));
+    Example& example = task.batch.back();
+    for (const recall::Label& label : example.labels) {
+      if (!causal) example.tokens[std::size_t(label.place + 1)] = 0;
+    }
     for (Index h = 0; h < heads; ++h) {
-      const recall::Circuit c = recall::make_circuit(task.batch.back(), task.embeddings[std::size_t(h)]);
+      const recall::Circuit c = recall::make_circuit(example, task.embeddings[std::size_t(h)]);
       std::copy_n(c.q.data(), c.q.size(), &(*task.q)(b, h, 0, 0));
       std::copy_n(c.k.data(), c.k.size(), &(*task.k)(b, h, 0, 0));
       std::copy_n(c.v.data(), c.v.size(), &(*task.v)(b, h, 0, 0));
@@ -119,9 +126,7 @@ Result run(const Contestant& contestant, const Task& task) {
               .keys = length,
               .key_dim = dim,
               .value_dim = dim};
-  const auto place = [&](Index b, Index label) {
-    return task.batch[std::size_t(b)].labels[std::size_t(label)].place;
-  };
+  const auto place = [&](Index b, Index label) { return task.batch[std::size_t(b)].labels[std::size_t(label)].place; };
   // Runs on `given`, and takes the outputs of some labels: row_of(example, label) is where they are.
   const auto call = [&](Index first, Index last, const auto& row_of) {
     shape.given = std::make_shared<const Given>(given);
@@ -159,8 +164,8 @@ std::string measured(const Contestant& contestant, const Task& task) {
   for (Index b = 0; b < examples; ++b) {
     double share = 0;
     for (Index h = 0; h < heads; ++h) {
-      share += recall::retrieved_share(result.outputs[std::size_t(b)][std::size_t(h)], task.batch[std::size_t(b)].labels,
-                                       task.embeddings[std::size_t(h)]) /
+      share += recall::retrieved_share(result.outputs[std::size_t(b)][std::size_t(h)],
+                                       task.batch[std::size_t(b)].labels, task.embeddings[std::size_t(h)]) /
                double(heads);
     }
     sum += share;
@@ -176,22 +181,24 @@ std::string measured(const Contestant& contestant, const Task& task) {
 
 }  // namespace
 
-void run_recall(const std::string& path, const Selection& selection) {
+bool run_recall(const std::string& path, const Selection& selection) {
   std::vector<Setting> settings = {{64, 4}, {128, 8}, {256, 16}, {256, 64}, {512, 64}, {512, 128}};
   if (selection.quick) settings.resize(4);
   for (Setting& setting : settings) setting.vocabulary = vocabulary;
 
   const std::vector<Contestant> all = contestants(selection);
-  std::map<std::pair<Index, std::size_t>, Task> tasks;  // by width and number of the setting
-  std::vector<std::function<std::string()>> jobs;
+  std::map<std::tuple<Index, std::size_t, bool>, Task> tasks;  // by width, number of the setting, causal or not
+  std::vector<Job> jobs;
   std::vector<std::string> starts;
   for (const Contestant& contestant : all) {
     for (const Index dim : contestant.form.dims) {
       for (std::size_t s = 0; s < settings.size(); ++s) {
-        const auto at = tasks.find({dim, s});
-        const Task* const task =
-            &(at != tasks.end() ? at : tasks.emplace(std::pair{dim, s}, make_task(settings[s], dim)).first)->second;
-        jobs.push_back([task, &contestant] { return measured(contestant, *task); });
+        const bool causal = contestant.pattern == "causal";
+        const std::tuple key(dim, s, causal);
+        if (tasks.find(key) == tasks.end()) tasks.emplace(key, make_task(settings[s], dim, causal));
+        const Task* const task = &tasks.at(key);
+        jobs.push_back({contestant.method->name + " " + std::to_string(settings[s].length) + " tokens",
+                        [task, &contestant] { return measured(contestant, *task); }});
         std::ostringstream start;
         start << "{\"method\": " << quoted(contestant.method->name) << ", \"what\": " << quoted(contestant.form.what)
               << ", \"pattern\": " << quoted(contestant.pattern) << ", \"dim\": " << dim
@@ -211,6 +218,7 @@ void run_recall(const std::string& path, const Selection& selection) {
   }
   file << "]}\n";
   if (!file.flush()) throw std::runtime_error(path + ": cannot be written");
+  return none_crashed(left);
 }
 
 }  // namespace bench

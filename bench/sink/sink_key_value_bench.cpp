@@ -32,10 +32,13 @@ const auto sinks =
                             executor);
     })
         .state([](const auto& in, const auto&) {
-          const auto extra = bench::gaussian<float>(5, {1, 2, in.shape.heads, in.shape.key_dim});
+          const bench::Shape& s = in.shape;
+          const auto keys = bench::gaussian<float>(5, {1, 1, s.heads, s.key_dim});
+          const auto values = bench::gaussian<float>(6, {1, 1, s.heads, s.value_dim});
           using Map = Eigen::Map<const bench::Matrix<float>>;
-          return Extra{Map(&(*extra)(0, 0, 0, 0), in.shape.heads, in.shape.key_dim),
-                       Map(&(*extra)(0, 1, 0, 0), in.shape.heads, in.shape.value_dim)};
+          Extra extra{Map(keys->data(), s.heads, s.key_dim), Map(values->data(), s.heads, s.value_dim)};
+          if (s.table == "map") extra.value.setZero();  // its weight is no key's
+          return extra;
         })
         .row_reference([](const auto& in, auto& extra, const bench::Row& row, auto* out) {
           using Real = std::remove_pointer_t<decltype(out)>;

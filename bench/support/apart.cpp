@@ -65,20 +65,20 @@ Left finish(const Child& child) {
   int status = 0;
   while (waitpid(child.process, &status, 0) < 0 && errno == EINTR) {
   }
-  if (WIFSIGNALED(status)) return {{}, std::string("crashed: ") + strsignal(WTERMSIG(status))};
-  if (status != 0 || child.text.empty()) return {{}, "ended with status " + std::to_string(WEXITSTATUS(status))};
+  if (WIFSIGNALED(status)) return {{}, std::string("crashed: ") + strsignal(WTERMSIG(status)), true};
+  if (status != 0 || child.text.empty()) return {{}, "ended with status " + std::to_string(WEXITSTATUS(status)), true};
   const bool failed = child.text.front() == '-';
-  return {failed ? "" : child.text.substr(1), failed ? child.text.substr(1) : ""};
+  return {failed ? "" : child.text.substr(1), failed ? child.text.substr(1) : "", false};
 }
 
 }  // namespace
 
-std::vector<Left> run_apart(const std::vector<std::function<std::string()>>& jobs, std::size_t at_once) {
+std::vector<Left> run_apart(const std::vector<Job>& jobs, std::size_t at_once) {
   std::vector<Left> left(jobs.size());
   std::vector<Child> running;
   for (std::size_t next = 0; next < jobs.size() || !running.empty();) {
     while (next < jobs.size() && running.size() < std::max<std::size_t>(1, at_once)) {
-      running.push_back(start(next, jobs[next]));
+      running.push_back(start(next, jobs[next].run));
       ++next;
     }
     std::vector<pollfd> ends;
@@ -86,11 +86,18 @@ std::vector<Left> run_apart(const std::vector<std::function<std::string()>>& job
     poll(ends.data(), nfds_t(ends.size()), -1);
     for (std::size_t i = ends.size(); i-- > 0;) {
       if (ends[i].revents == 0 || read_some(running[i])) continue;
-      left[running[i].job] = finish(running[i]);
+      Left& of_job = left[running[i].job] = finish(running[i]);
+      if (of_job.crashed) {
+        std::fprintf(stderr, "%s %s\n", jobs[running[i].job].name.c_str(), of_job.failure.c_str());
+      }
       running.erase(running.begin() + std::ptrdiff_t(i));
     }
   }
   return left;
+}
+
+bool none_crashed(const std::vector<Left>& all) {
+  return std::none_of(all.begin(), all.end(), [](const Left& left) { return left.crashed; });
 }
 
 std::string quoted(const std::string& text) {

@@ -381,9 +381,8 @@ void register_selected(const Selection& selection) {
 bool is_selected(const Registered& method, const Selection& selection) {
   if (selection.filter.empty()) return true;
   const std::regex filter(selection.filter);
-  return std::any_of(method.shapes.begin(), method.shapes.end(), [&](const Shape& shape) {
-    return std::regex_search(method.name + "/" + shape.name(), filter);
-  });
+  return std::any_of(method.shapes.begin(), method.shapes.end(),
+                     [&](const Shape& shape) { return std::regex_search(method.name + "/" + shape.name(), filter); });
 }
 
 const std::vector<std::string>& failures() { return failed(); }

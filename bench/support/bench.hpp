@@ -45,10 +45,10 @@ struct Prepared {
   std::shared_ptr<const fovea::exec::Pool> pool;  // its threads
   const void* keys = nullptr;
   const void* values = nullptr;
-  std::optional<double> flops = {};  // operations, where the kept pairs do not give them
-  std::optional<double> bytes = {};  // memory that has to be read, where it is not K and V
-  std::vector<Bytes> areas = {};     // where it lies; some other memory of the same size when empty
-  const void* out = nullptr;         // the output
+  std::optional<double> flops = {};   // operations, where the kept pairs do not give them
+  std::optional<double> bytes = {};   // memory that has to be read, where it is not K and V
+  std::vector<Bytes> areas = {};      // where it lies; some other memory of the same size when empty
+  const void* out = nullptr;          // the output
   std::function<double()> kept = {};  // share of the shown pairs that the method keeps, where it selects
 };
 

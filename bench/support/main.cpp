@@ -12,6 +12,7 @@
 
 #include <fovea/core/config.hpp>
 #include <fovea/simd/ops.hpp>
+#include <fovea/version.hpp>
 
 #include "bench.hpp"
 #include "maps.hpp"
@@ -95,7 +96,7 @@ Wanted parse(int& argc, char** argv) {
 }
 
 void describe_build() {
-  benchmark::AddCustomContext("fovea", FOVEA_BENCH_VERSION);
+  benchmark::AddCustomContext("fovea", FOVEA_VERSION);
   benchmark::AddCustomContext("compiler", FOVEA_BENCH_COMPILER);
   benchmark::AddCustomContext("flags", FOVEA_BENCH_FLAGS);
   benchmark::AddCustomContext("instruction_set", FOVEA_BENCH_VALUE(FOVEA_ISA));
@@ -113,9 +114,12 @@ int main(int argc, char** argv) {
     const Wanted wanted = parse(argc, argv);
     benchmark::Initialize(&argc, argv);
     if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-    if (!wanted.maps.empty()) bench::make_maps(wanted.maps, wanted.selection);
-    if (!wanted.recall.empty()) bench::run_recall(wanted.recall, wanted.selection);
-    if (!wanted.maps.empty() || !wanted.recall.empty()) return 0;
+    if (!wanted.maps.empty() || !wanted.recall.empty()) {
+      bool whole = true;
+      if (!wanted.maps.empty()) whole = bench::make_maps(wanted.maps, wanted.selection) && whole;
+      if (!wanted.recall.empty()) whole = bench::run_recall(wanted.recall, wanted.selection) && whole;
+      return whole ? 0 : 1;
+    }
     bench::register_selected(wanted.selection);
     describe_build();
     // Google Benchmark describes the machine on the error stream; there we want the progress alone.

@@ -71,8 +71,7 @@ struct Map {
     const Index drawn = std::min(head, shape.heads - 1);
     const auto* const weights = static_cast<const float*>(ready.out) + drawn * shape.queries * shape.keys;
     const std::vector<std::size_t> extents = {std::size_t(shape.queries), std::size_t(shape.keys)};
-    xt::dump_npy(folder + "/" + file,
-                 xt::adapt(weights, extents[0] * extents[1], xt::no_ownership(), extents));
+    xt::dump_npy(folder + "/" + file, xt::adapt(weights, extents[0] * extents[1], xt::no_ownership(), extents));
   }
 };
 
@@ -124,13 +123,12 @@ int telling(const Shape& shape) {
   return shape.pattern.label == "full" ? 0 : 1;
 }
 
-void make_maps(const std::string& folder, const Selection& selection) {
+bool make_maps(const std::string& folder, const Selection& selection) {
   const bool own = selection.instead.empty();
   Shape stored = base_shape("use_l0_4k", 4096);
   stored.heads = stored.kv_heads = 4;
   const Tensors plain = make_tensors(own ? stored : selection.instead.front());
-  const std::optional<Tensors> grid =
-      own ? std::optional(make_tensors(base_shape("grid", side * side))) : std::nullopt;
+  const std::optional<Tensors> grid = own ? std::optional(make_tensors(base_shape("grid", side * side))) : std::nullopt;
 
   // Of each name the entry and the shape that say most.
   std::map<std::string, std::pair<const Registered*, const Shape*>> chosen;
@@ -155,23 +153,23 @@ void make_maps(const std::string& folder, const Selection& selection) {
     maps.push_back({of.first, &on, map_shape(*of.second, on), file_name(name)});
   }
   std::filesystem::create_directories(folder);
-  std::vector<std::function<std::string()>> jobs;
+  std::vector<Job> jobs;
   std::map<std::string, std::size_t> dense_files;  // and the jobs that make them
   std::vector<std::string> beside;
   for (const Map& map : maps) {
     Map full = map;
     full.method = dense;
     full.shape.pattern = dense_pattern(map.shape);
-    full.file = file_name("dense/" + map.on->name + "/" +
-                          (map.shape.queries == 1 ? "last_query" : full.shape.pattern.label));
+    full.file =
+        file_name("dense/" + map.on->name + "/" + (map.shape.queries == 1 ? "last_query" : full.shape.pattern.label));
     beside.push_back(full.file);
     if (dense != nullptr && dense_files.emplace(full.file, jobs.size()).second) {
-      jobs.push_back([full, folder] { return full.draw(folder), std::string(); });
+      jobs.push_back({full.file, [full, folder] { return full.draw(folder), std::string(); }});
     }
   }
   const std::size_t first = jobs.size();
   for (const Map& map : maps) {
-    jobs.push_back([&map, folder] { return map.draw(folder), std::string(); });
+    jobs.push_back({map.method->name, [&map, folder] { return map.draw(folder), std::string(); }});
   }
   const std::vector<Left> left = run_apart(jobs, std::size_t(selection.threads.back()));
 
@@ -197,6 +195,7 @@ void make_maps(const std::string& folder, const Selection& selection) {
   }
   index << "]\n";
   if (!index.flush()) throw std::runtime_error(folder + "/index.json: cannot be written");
+  return none_crashed(left);
 }
 
 }  // namespace bench

@@ -41,9 +41,7 @@ void count(std::ptrdiff_t bytes) {
   }
 }
 
-std::ptrdiff_t size_of(void* memory) {
-  return memory == nullptr ? 0 : std::ptrdiff_t(malloc_usable_size(memory));
-}
+std::ptrdiff_t size_of(void* memory) { return memory == nullptr ? 0 : std::ptrdiff_t(malloc_usable_size(memory)); }
 
 void* counted(void* memory) {
   if (counting.load(std::memory_order_relaxed)) count(size_of(memory));

@@ -8,8 +8,10 @@ using bench::Index;
 
 constexpr Index page = 16;
 
-// A budget of 2048 tokens, or an eighth of a shorter cache.
-fovea::QuestOptions options_for(const bench::Shape& s) { return {.top_k = std::min<Index>(2048, s.keys / 8) / page}; }
+// A budget of 2048 tokens, or an eighth of a shorter cache; a page at least.
+fovea::QuestOptions options_for(const bench::Shape& s) {
+  return {.top_k = std::max<Index>(1, std::min<Index>(2048, s.keys / 8) / page)};
+}
 
 std::vector<bench::Shape> shapes() {
   std::vector<bench::Shape> shapes;

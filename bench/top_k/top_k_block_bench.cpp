@@ -7,13 +7,11 @@ namespace {
 using bench::Index;
 using fovea::TopKBlockOptions;
 
-std::vector<bench::Shape> with_growth(bool causal, bool long_prompt) {
+std::vector<bench::Shape> with_growth(bool causal) {
   std::vector<bench::Shape> shapes = bench::approximate_shapes(causal);
-  for (const bench::Shape& s : bench::growth_shapes(causal)) {
-    if (s.keys >= 4096 && s.keys <= 32768) shapes.push_back(s);
-  }
+  for (const bench::Shape& s : bench::growth_shapes(causal)) shapes.push_back(s);
   for (const bench::Shape& s : bench::prefill_shapes()) {
-    if (long_prompt && s.keys == 8192 && s.pattern.label == (causal ? "causal" : "full")) shapes.push_back(s);
+    if (s.keys == 8192 && s.pattern.label == (causal ? "causal" : "full")) shapes.push_back(s);
   }
   return shapes;
 }
@@ -42,8 +40,8 @@ TopKBlockOptions an_eighth_by_bounds(const bench::Shape& s) {
 TopKBlockOptions moba(const bench::Shape& s) { return fovea::moba(std::clamp<Index>(s.keys / 8, 16, 512), 3); }
 
 const bool added =
-    bench::add("top_k/top_k_block", with_growth(false, true), with_options(an_eighth)) &&
+    bench::add("top_k/top_k_block", bench::quick_growth(with_growth(false)), with_options(an_eighth)) &&
     bench::add("top_k/top_k_block_bounds", bench::approximate_shapes(), with_options(an_eighth_by_bounds)) &&
-    bench::add("top_k/moba", with_growth(true, true), with_options(moba));
+    bench::add("top_k/moba", with_growth(true), with_options(moba));
 
 }  // namespace

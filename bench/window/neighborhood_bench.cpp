@@ -83,10 +83,12 @@ const bool added_real =
     bench::add("window/neighborhood", bench::approximate_shapes(),
                bench::method([](const auto& in, auto&& out, const auto& executor) {
                  fovea::neighborhood(in.q, in.k, in.v, out, on_grid(in.shape.keys), executor);
-               }).keeps([](const auto& in, const auto&) {
-                 return bench::Kept([options = on_grid(in.shape.keys)](const bench::Row& row, bench::Index key) {
-                   return sees(options, row.query, key);
-                 });
-               }));
+               })
+                   .keeps([](const auto& in, const auto&) {
+                     return bench::Kept([options = on_grid(in.shape.keys)](const bench::Row& row, bench::Index key) {
+                       return sees(options, row.query, key);
+                     });
+                   })
+                   .on_grid());
 
 }  // namespace
