@@ -49,14 +49,13 @@ inline std::vector<Shape> decode_cache_shapes(const char* type, const std::vecto
   for (const Index heads : {32, 8}) {
     for (const Index dim : {128, 64}) {
       for (const Index keys : {1024, 8192, 32768, 131072}) {
-        const bool quick = dim == 128 && (keys == 32768 || (keys == 1024 && heads == 8));
+        const bool quick = dim == 128 && heads == 8 && keys == 32768;
         shapes.push_back(cached_shape(type, "contiguous", 1, heads, 8, 1, keys, dim, quick));
         if (keys <= 8192) shapes.push_back(cached_shape(type, "contiguous", 16, heads, 8, 1, keys, dim));
         if (dim != 128) continue;
         for (const std::string& layout : paged) {
           const bool first = layout == paged.front();
-          shapes.push_back(
-              cached_shape(type, layout, 1, heads, 8, 1, keys, dim, quick && keys > 1024 && (first || heads == 8)));
+          shapes.push_back(cached_shape(type, layout, 1, heads, 8, 1, keys, dim, quick));
           if (keys == 8192 && first) shapes.push_back(cached_shape(type, layout, 16, heads, 8, 1, keys, dim));
         }
       }

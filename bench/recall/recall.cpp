@@ -183,7 +183,7 @@ std::string measured(const Contestant& contestant, const Task& task) {
 
 bool run_recall(const std::string& path, const Selection& selection) {
   std::vector<Setting> settings = {{64, 4}, {128, 8}, {256, 16}, {256, 64}, {512, 64}, {512, 128}};
-  if (selection.quick) settings.resize(4);
+  if (selection.quick) settings = {settings[0], settings[2], settings[3]};
   for (Setting& setting : settings) setting.vocabulary = vocabulary;
 
   const std::vector<Contestant> all = contestants(selection);
