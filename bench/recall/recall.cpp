@@ -197,7 +197,8 @@ bool run_recall(const std::string& path, const Selection& selection) {
         const std::tuple key(dim, s, causal);
         if (tasks.find(key) == tasks.end()) tasks.emplace(key, make_task(settings[s], dim, causal));
         const Task* const task = &tasks.at(key);
-        jobs.push_back({contestant.method->name + " " + std::to_string(settings[s].length) + " tokens",
+        jobs.push_back({contestant.method->name + " " + std::to_string(settings[s].length) + " tokens " +
+                            std::to_string(settings[s].pairs) + " pairs",
                         [task, &contestant] { return measured(contestant, *task); }});
         std::ostringstream start;
         start << "{\"method\": " << quoted(contestant.method->name) << ", \"what\": " << quoted(contestant.form.what)
