@@ -4,7 +4,7 @@
 //
 // MODE is full, causal (query i sees the keys j <= i + M - N) or decode (N = 1, all keys), float throughout; decodef16,
 // decodebf16, decodeq8 or decodeq4, where keys and values are stored as halfs, as bfloat16 or in codes of 8 or 4 bits
-// of each library's own making; or a rule of linear attention with N = M: linear, delta, gated and gdelta (gated delta)
+// of each library's own making; windowW, causal with the W latest keys only, its own included; or a rule of linear attention with N = M: linear, delta, gated and gdelta (gated delta)
 // with a gate for each token, gatedk and gdeltak with one for each channel of the keys. Those go on from a state of
 // zeros. Each variant that can do the case prints one JSON line. Its first call is checked, the others are timed.
 #pragma once
@@ -35,7 +35,8 @@ struct Case {
   int threads = 1;
   double seconds = 0.3;
 
-  bool causal() const { return mode[0] == 'c'; }
+  Index window() const { return mode[0] == 'w' ? std::atoll(mode + 6) : 0; }
+  bool causal() const { return mode[0] == 'c' || mode[0] == 'w'; }
   bool linear() const { return mode[0] == 'l' || mode[0] == 'g' || delta(); }
   bool delta() const { return std::strstr(mode, "delta") != nullptr; }
   bool gated() const { return mode[0] == 'g'; }
@@ -45,6 +46,8 @@ struct Case {
   }
   Index group() const { return H / G; }
   Index visible(Index query) const { return causal() ? std::clamp<Index>(query + 1 + M - N, 0, M) : M; }
+  Index first(Index query) const { return window() > 0 ? std::max<Index>(visible(query) - window(), 0) : 0; }
+  bool sees(Index query, Index key) const { return first(query) <= key && key < visible(query); }
   float scale() const { return 1 / std::sqrt(static_cast<float>(D)); }
 };
 
@@ -142,19 +145,19 @@ double error(const Case& c, const Inputs& in, const Rows& rows) {
           return std::numeric_limits<double>::infinity();
       for (Index sample = 0; sample < samples; ++sample) {
         const Index n = samples == 1 ? 0 : sample * (c.N - 1) / (samples - 1);
-        const Index keys = c.visible(n);
+        const Index first = c.first(n), keys = c.visible(n);
         const float* q = in.q.data() + ((b * c.H + h) * c.N + n) * c.D;
         const float* k = in.k.data() + (b * c.G + h / c.group()) * c.M * c.D;
         const float* v = in.v.data() + (b * c.G + h / c.group()) * c.M * c.D;
         double max = -std::numeric_limits<double>::infinity(), total = 0;
-        for (Index j = 0; j < keys; ++j) {
+        for (Index j = first; j < keys; ++j) {
           double dot = 0;
           for (Index d = 0; d < c.D; ++d) dot += static_cast<double>(q[d]) * k[j * c.D + d];
           weight[j] = dot / std::sqrt(static_cast<double>(c.D));
           max = std::max(max, weight[j]);
         }
         std::fill(sum.begin(), sum.end(), 0.0);
-        for (Index j = 0; j < keys; ++j) {
+        for (Index j = first; j < keys; ++j) {
           const double w = std::exp(weight[j] - max);
           total += w;
           for (Index d = 0; d < c.D; ++d) sum[d] += w * v[j * c.D + d];

@@ -28,10 +28,11 @@ int main(int argc, char** argv) {
       auto& s = scores[omp_get_thread_num()];
       s.noalias() = q * k.transpose();
       for (Eigen::Index i = 0; i < rows; ++i) {
-        auto seen = s.row(i).head(c.visible(i));
+        auto seen = s.row(i).segment(c.first(i), c.visible(i) - c.first(i));
         seen = (c.scale() * (seen.array() - seen.maxCoeff())).exp();
         seen /= seen.sum();
-        s.row(i).tail(c.M - seen.size()).setZero();
+        s.row(i).head(c.first(i)).setZero();
+        s.row(i).tail(c.M - c.visible(i)).setZero();
       }
       o.noalias() = s * v;
     }

@@ -10,6 +10,7 @@
 #include <fovea/linear/retention.hpp>
 #include <fovea/parts/kv/batch.hpp>
 #include <fovea/parts/kv/quantized.hpp>
+#include <fovea/window/sliding_window.hpp>
 #include <unsupported/Eigen/CXX11/Tensor>
 
 #include "peer.hpp"
@@ -93,7 +94,12 @@ int main(int argc, char** argv) {
     if (c.stored_as("bf16")) return decode<Eigen::bfloat16>(c, in, q, o, executor);
     if (c.stored_as("q8")) return decode<fovea::kv::Int8>(c, in, q, o, executor);
     if (c.stored_as("q4")) return decode<fovea::kv::Int4>(c, in, q, o, executor);
-    const auto call = [&] { fovea::scaled_dot_product(q, k, v, o, {.causal = c.causal()}, executor); };
+    const auto call = [&] {
+      if (c.window() > 0)
+        fovea::sliding_window(q, k, v, o, {.window = c.window()}, executor);
+      else
+        fovea::scaled_dot_product(q, k, v, o, {.causal = c.causal()}, executor);
+    };
     peer::report("fovea", c, in, call, peer::heads_outside_rows(c, out.data()));
   };
   if (c.threads == 1)

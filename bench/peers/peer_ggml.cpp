@@ -43,7 +43,7 @@ void run(const Case& c, const Inputs& in, bool fused, ggml_type type = GGML_TYPE
   const auto v_stored = narrow ? stored(c, in.v, type) : peer::Buffer<std::uint8_t>(0);
   constexpr ggml_fp16_t zero = 0, minus_infinity = 0xfc00;
   peer::Buffer<ggml_fp16_t> mask(c.causal() ? c.N * c.M : 0);
-  for (Index i = 0; i < mask.size(); ++i) mask[i] = i % c.M < c.visible(i / c.M) ? zero : minus_infinity;
+  for (Index i = 0; i < mask.size(); ++i) mask[i] = c.sees(i / c.M, i % c.M) ? zero : minus_infinity;
   peer::Buffer<float> transposed(fused ? 0 : in.v.size()), scores(fused ? 0 : c.B * c.H * c.N * c.M), out(in.q.size());
   if (!fused)
     for (Index head = 0; head < c.B * c.G; ++head)

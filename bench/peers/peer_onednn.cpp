@@ -1,7 +1,7 @@
 // oneDNN 2 has no attention of its own; this is what its primitives give when put together well: matmul, softmax,
 // matmul, one head at a time on each thread.
 //   onednn-head   all queries of a head at once
-//   onednn-block  128 queries at a time; a causal block stops at the last key it sees
+//   onednn-block  128 queries at a time; a causal block stops at the last key it sees, one with a window begins at the first
 #include <omp.h>
 
 #include <limits>
@@ -26,7 +26,8 @@ struct Block {
   Block(const Case& c, const dnnl::engine& engine, Index first_row, Index count)
       : first(first_row),
         rows(count),
-        keys(c.visible(first + rows - 1)),
+        first_key(c.first(first)),
+        keys(c.visible(first + rows - 1) - first_key),
         mask(c.causal() ? rows * keys : 0),
         q(matrix(rows, c.D)),
         kt(matrix(c.D, keys, memory::format_tag::ba)),
@@ -39,7 +40,7 @@ struct Block {
     scaled.set_output_scales(0, {c.scale()});
     if (c.causal()) {
       for (Index i = 0; i < mask.size(); ++i)
-        mask[i] = i % keys < c.visible(first + i / keys) ? 0 : -std::numeric_limits<float>::infinity();
+        mask[i] = c.sees(first + i / keys, first_key + i % keys) ? 0 : -std::numeric_limits<float>::infinity();
       dnnl::post_ops add;
       add.append_binary(dnnl::algorithm::binary_add, s);
       scaled.set_post_ops(add);
@@ -54,7 +55,7 @@ struct Block {
                                      mix_desc.scratchpad_desc().get_size()}));
   }
 
-  Index first, rows, keys;
+  Index first, rows, first_key, keys;
   Buffer<float> mask;
   memory::desc q, kt, v, s, o;
   dnnl::primitive score, softmax, mix;
@@ -91,7 +92,7 @@ void run(const char* name, const Case& c, const Inputs& in, Index block_rows) {
 #pragma omp for schedule(dynamic, 1)
       for (Index p = 0; p < products; ++p)
         for (const auto& b : blocks) {
-          const auto kv = p * (c.B * c.G) / products * c.M * c.D, at = (p * rows + b.first) * c.D;
+          const auto kv = (p * (c.B * c.G) / products * c.M + b.first_key) * c.D, at = (p * rows + b.first) * c.D;
           const memory q(b.q, engine, in.q.data() + at), kt(b.kt, engine, in.k.data() + kv);
           const memory v(b.v, engine, in.v.data() + kv), o(b.o, engine, out.data() + at);
           const memory s(b.s, engine, scores[thread].data()), mask(b.s, engine, b.mask.data());

@@ -1,7 +1,8 @@
 // ONNX Runtime's CPU kernels, each as a model of one node built through its C interface:
 //   ort-mha        com.microsoft MultiHeadAttention, [B, N, H D]; equal head counts
-//   ort-attention  ai.onnx Attention, opset 23, [B, H, N, D]
-//   ort-gqa        com.microsoft GroupQueryAttention, always causal: prefill, or one token after a shared cache
+//   ort-attention  ai.onnx Attention, opset 23, [B, H, N, D]; a window as an added matrix
+//   ort-gqa        com.microsoft GroupQueryAttention, always causal: prefill, with a window or without, or one token after a
+//                  shared cache
 //   ort-linear     com.microsoft LinearAttention, [B, N, H D], its four rules
 #include <onnxruntime_c_api.h>
 
@@ -128,8 +129,12 @@ void multi_head_attention(const Case& c, const Inputs& in) {
 void attention(const Case& c, const Inputs& in) {
   const Buffer<float> out(in.q.size());
   const std::vector<Index> queries = {c.B, c.H, c.N, c.D}, keys = {c.B, c.G, c.M, c.D};
-  Node node(c.threads, "Attention", "", {{"is_causal", c.causal()}},
-            {{"q", in.q.data(), queries}, {"k", in.k.data(), keys}, {"v", in.v.data(), keys}},
+  const Buffer<float> mask(c.window() > 0 ? c.N * c.M : 0);
+  for (Index i = 0; i < mask.size(); ++i)
+    mask[i] = c.sees(i / c.M, i % c.M) ? 0 : -std::numeric_limits<float>::infinity();
+  std::vector<Tensor> inputs = {{"q", in.q.data(), queries}, {"k", in.k.data(), keys}, {"v", in.v.data(), keys}};
+  if (mask.size() > 0) inputs.push_back({"mask", mask.data(), {c.N, c.M}});
+  Node node(c.threads, "Attention", "", {{"is_causal", c.causal() && c.window() == 0}}, inputs,
             {{"y", out.data(), queries}});
   peer::report(
       "ort-attention", c, in, [&] { node.run(); }, peer::heads_outside_rows(c, out.data()));
@@ -156,7 +161,9 @@ void group_query_attention(const Case& c, const Inputs& in) {
 
   constexpr auto int32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
   const std::vector<Index> queries = {c.B, c.N, c.H * c.D}, fresh = {c.B, c.N, c.G * c.D}, cache = {c.B, c.G, c.M, c.D};
-  Node node(c.threads, "GroupQueryAttention", "com.microsoft", {{"num_heads", c.H}, {"kv_num_heads", c.G}},
+  std::vector<Attribute> settings = {{"num_heads", c.H}, {"kv_num_heads", c.G}};
+  if (c.window() > 0) settings.push_back({"local_window_size", c.window()});
+  Node node(c.threads, "GroupQueryAttention", "com.microsoft", settings,
             {{"q", q.data(), queries},
              {"k", k.data(), fresh},
              {"v", v.data(), fresh},
@@ -208,7 +215,7 @@ int main(int argc, char** argv) {
   }
   // With N != M the first two align causal queries with the first keys, not the last.
   const bool square = !c.causal() || c.N == c.M;
-  if (square && c.H == c.G) peer::attempt("ort-mha", [&] { multi_head_attention(c, in); });
+  if (square && c.H == c.G && c.window() == 0) peer::attempt("ort-mha", [&] { multi_head_attention(c, in); });
   if (square) peer::attempt("ort-attention", [&] { attention(c, in); });
   if (c.N == 1 || (c.causal() && c.N == c.M)) peer::attempt("ort-gqa", [&] { group_query_attention(c, in); });
 }
