@@ -4,9 +4,10 @@
 //
 // MODE is full, causal (query i sees the keys j <= i + M - N) or decode (N = 1, all keys), float throughout; decodef16,
 // decodebf16, decodeq8 or decodeq4, where keys and values are stored as halfs, as bfloat16 or in codes of 8 or 4 bits
-// of each library's own making; windowW, causal with the W latest keys only, its own included; or a rule of linear attention with N = M: linear, delta, gated and gdelta (gated delta)
-// with a gate for each token, gatedk and gdeltak with one for each channel of the keys. Those go on from a state of
-// zeros. Each variant that can do the case prints one JSON line. Its first call is checked, the others are timed.
+// of each library's own making; windowW, causal with the W latest keys only, its own included; or a rule of linear
+// attention with N = M: linear, delta, gated and gdelta (gated delta) with a gate for each token, gatedk and gdeltak
+// with one for each channel of the keys. Those go on from a state of zeros. Each variant that can do the case prints
+// one JSON line. Its first call is checked, the others are timed.
 #pragma once
 
 #include <sys/resource.h>

@@ -1,7 +1,8 @@
 // oneDNN 2 has no attention of its own; this is what its primitives give when put together well: matmul, softmax,
 // matmul, one head at a time on each thread.
 //   onednn-head   all queries of a head at once
-//   onednn-block  128 queries at a time; a causal block stops at the last key it sees, one with a window begins at the first
+//   onednn-block  128 queries at a time; a causal block stops at the last key it sees, one with a window begins at the
+//   first
 #include <omp.h>
 
 #include <limits>

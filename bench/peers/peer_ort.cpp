@@ -1,7 +1,8 @@
 // ONNX Runtime's CPU kernels, each as a model of one node built through its C interface:
 //   ort-mha        com.microsoft MultiHeadAttention, [B, N, H D]; equal head counts
 //   ort-attention  ai.onnx Attention, opset 23, [B, H, N, D]; a window as an added matrix
-//   ort-gqa        com.microsoft GroupQueryAttention, always causal: prefill, with a window or without, or one token after a
+//   ort-gqa        com.microsoft GroupQueryAttention, always causal: prefill, with a window or without, or one token
+//   after a
 //                  shared cache
 //   ort-linear     com.microsoft LinearAttention, [B, N, H D], its four rules
 #include <onnxruntime_c_api.h>

@@ -47,7 +47,9 @@ int main(int argc, char** argv) {
   peer::attempt("torch-sdpa", [&] {
     const auto q = at::from_blob(in.q.data(), {c.B, c.H, c.N, c.D});
     const auto k = at::from_blob(in.k.data(), {c.B, c.G, c.M, c.D}), v = at::from_blob(in.v.data(), k.sizes());
-    const auto call = [&] { out = at::scaled_dot_product_attention(q, k, v, mask, 0, c.causal() && !mask).contiguous(); };
+    const auto call = [&] {
+      out = at::scaled_dot_product_attention(q, k, v, mask, 0, c.causal() && !mask).contiguous();
+    };
     peer::report("torch-sdpa", c, in, call, rows);
   });
 #endif
