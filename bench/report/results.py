@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import statistics
 
 import decoding
@@ -117,9 +118,10 @@ class Row:
         """MODE:B,H,G,N,M,D as the peers know it, or nothing."""
         if decoding.is_cache(self):
             return decoding.peer_case(self)
-        if self.type != "f32" or self.pattern not in ("full", "causal") or "e" in self.sizes:
+        window = re.fullmatch(r"window_\d+", self.pattern) and self.method == "window/sliding_window"
+        if self.type != "f32" or "e" in self.sizes or not (window or self.pattern in ("full", "causal")):
             return None
-        mode = "decode" if self.sizes["N"] == 1 else self.pattern
+        mode = "decode" if self.sizes["N"] == 1 else self.pattern.replace("_", "")
         return mode + ":" + ",".join(str(self.sizes[key]) for key in "BHGNMd")
 
 

@@ -318,7 +318,9 @@ class Pages(unittest.TestCase):
                 report.main()
         finally:
             sys.argv = old
-        self.assertIn("full:1,8,8,2048,2048,64", out.getvalue().splitlines())
+        cases = out.getvalue().splitlines()
+        self.assertIn("full:1,8,8,2048,2048,64", cases)
+        self.assertIn("window256:1,8,8,4096,4096,64", cases)
 
 
 if __name__ == "__main__":
