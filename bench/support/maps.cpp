@@ -89,6 +89,7 @@ Shape map_shape(const Shape& own, const Tensors& on) {
     auto one = std::make_shared<Tensor<float>>(Index{1}, shape.heads, Index{1}, shape.key_dim);
     for (Index h = 0; h < shape.heads; ++h) std::copy_n(&(*given.q)(0, h, last, 0), shape.key_dim, &(*one)(0, h, 0, 0));
     given.q = one;
+    shape.pattern = full();
   }
   shape.queries = given.q->dimension(2);
   if (by_token || own.pattern.label == "causal") shape.pattern = causal(shape.queries, shape.keys);
