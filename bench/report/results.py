@@ -14,6 +14,14 @@ BYTES = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "int8": 1, "int4": 0.5}
 # A peer further than this from the definition in double is not counted; narrower storage is held against the numbers
 # before they are rounded.
 PEER_TOLERANCE = {"decodef16": 1e-2, "decodebf16": 1e-2, "decodeq8": 1e-2, "decodeq4": 0.1}
+# Rules of linear attention as the peers know them, by method without its form.
+PEER_RULES = {
+    "delta": "delta",
+    "gated_linear": "gated",
+    "gated_linear_by_channel": "gatedk",
+    "gated_delta": "gdelta",
+    "gated_delta_by_channel": "gdeltak",
+}
 
 
 class Row:
@@ -118,11 +126,17 @@ class Row:
         """MODE:B,H,G,N,M,D as the peers know it, or nothing."""
         if decoding.is_cache(self):
             return decoding.peer_case(self)
-        window = re.fullmatch(r"window_\d+", self.pattern) and self.method == "window/sliding_window"
-        if self.type != "f32" or "e" in self.sizes or not (window or self.pattern in ("full", "causal")):
+        if self.type != "f32" or "e" in self.sizes:
             return None
-        mode = "decode" if self.sizes["N"] == 1 else self.pattern.replace("_", "")
-        return mode + ":" + ",".join(str(self.sizes[key]) for key in "BHGNMd")
+        if self.method == "window/sliding_window" and re.fullmatch(r"window_\d+", self.pattern):
+            mode = self.pattern.replace("_", "")
+        elif self.method in (DENSE, BASELINE) and self.pattern in ("full", "causal"):
+            mode = "decode" if self.sizes["N"] == 1 else self.pattern
+        elif self.table in ("prefill", "decode"):
+            mode = PEER_RULES.get(re.sub("^linear/(chunk|recurrent)_", "", self.method))
+        else:
+            mode = None
+        return mode and mode + ":" + ",".join(str(self.sizes[key]) for key in "BHGNMd")
 
 
 class Results:
