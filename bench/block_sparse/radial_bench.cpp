@@ -29,9 +29,8 @@ std::vector<bench::Shape> masked() {
     const fovea::reference::RadialRule rule{.frame = tokens / frames, .released = released, .least = 64};
     const auto sees = [rule, all = tokens](Index i, Index j) { return fovea::reference::radial_sees(rule, all, i, j); };
     shape.pattern = {.label = released ? "radial_released" : "radial_published", .sees = sees};
-    if (tokens == 4096) {
-      shape.quick = true;
-    } else {
+    shape.quick = tokens == 4096;
+    if (tokens != 4096) {
       shape.heads = shape.kv_heads = 2;
       // Of each frame a query sees a stretch around its own place.
       shape.pattern.count = [sees, frame = rule.frame](Index i) {

@@ -360,7 +360,8 @@ void register_selected(const Selection& selection) {
 
   const auto repetitions_of = [&](const Chosen& bench) {
     // Where one call takes so long, one sample is enough; all but dense attention gets fewer.
-    if (bench.method->name == dense && bench.shape.flops() > 4e11 * double(bench.shape.threads)) return 1;
+    const double most = (selection.quick ? 1e11 : 4e11) * double(bench.shape.threads);
+    if (bench.method->name == dense && bench.shape.flops() > most) return 1;
     if (bench.method->name == dense) return selection.repetitions;
     const bool twice = bench.method->name.starts_with("dense/") || bench.shape.table == "cache";
     return std::min(selection.repetitions, selection.quick && twice ? 2 : 3);
