@@ -169,7 +169,7 @@ Progress::Spent Bench::sample(benchmark::State& state) const {
   const auto counted = [&] { known->memory = peak_memory(ready.call); };
   Times times = time_calls(counted, 0);
   const double first = times.calls.front();
-  const bool warm = first > std::max(1.0, seconds);
+  const bool warm = first > std::max(0.3, seconds);
   if (first < seconds) counted();
   spent.fixed += first < seconds ? 3 * first : warm ? first : 2 * first;
   if (!known->accuracy) {
@@ -288,7 +288,7 @@ bool several_threads(const Registered& method, const Shape& shape, const Selecti
 double guessed_seconds(const Registered& method, const Shape& shape) {
   const double kept = (shape.pattern.label == "causal" ? 0.5 : 1) * (method.name.starts_with("dense/") ? 1 : 0.2);
   const double once = kept * shape.all_pairs() * 2 * double(shape.key_dim + shape.value_dim) / 5e10;
-  return 0.003 + once / double(shape.threads) * (once > 1 ? 1 : 3);
+  return 0.003 + once / double(shape.threads) * (once > 0.3 ? 1 : 3);
 }
 
 // Every method has dense attention on the same numbers beside it, whether the filter matches that or not: full for one
