@@ -1699,9 +1699,9 @@ enum class Onto { nothing, sum, shrunk_sum };
 
 namespace detail {
 
-template <int rows, int vectors, Onto onto, class T, class S, class Later>
-inline void register_tile(Index depth, const T* a, Index lda, const S* b, Index ldb, T* c, Index ldc, const T* shrink,
-                          Later later) {
+template <int rows, int vectors, class T, class S, class Later>
+inline void register_tile(Onto onto, Index depth, const T* a, Index lda, const S* b, Index ldb, T* c, Index ldc,
+                          const T* shrink, Later later) {
   Pack<T> sum[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i) {
@@ -1723,19 +1723,23 @@ inline void register_tile(Index depth, const T* a, Index lda, const S* b, Index 
       for (int j = 0; j < vectors; ++j) sum[i][j] = fma(x, row[j], sum[i][j]);
     }
   }
+  const auto finish = [&](auto&& of) __attribute__((always_inline)) {
 #pragma GCC unroll 16
-  for (int i = 0; i < rows; ++i) {
+    for (int i = 0; i < rows; ++i) {
 #pragma GCC unroll 16
-    for (int j = 0; j < vectors; ++j) {
-      T* const at = c + i * ldc + j * lanes<T>;
-      if constexpr (onto == Onto::nothing) {
-        store(at, sum[i][j]);
-      } else if constexpr (onto == Onto::sum) {
-        store(at, load(at) + sum[i][j]);
-      } else {
-        store(at, fma(load(at), Pack<T>(shrink[i]), sum[i][j]));
+      for (int j = 0; j < vectors; ++j) {
+        T* const at = c + i * ldc + j * lanes<T>;
+        store(at, of(at, i, sum[i][j]));
       }
     }
+  };
+  if (onto == Onto::nothing) {
+    finish([](const T*, int, Pack<T> x) __attribute__((always_inline)) { return x; });
+  } else if (onto == Onto::sum) {
+    finish([](const T* at, int, Pack<T> x) __attribute__((always_inline)) { return load(at) + x; });
+  } else {
+    finish([&](const T* at, int i, Pack<T> x)
+               __attribute__((always_inline)) { return fma(load(at), Pack<T>(shrink[i]), x); });
   }
 }
 
@@ -1743,24 +1747,29 @@ inline void register_tile(Index depth, const T* a, Index lda, const S* b, Index 
 
 // One band of `rows` rows; columns is a whole number of vectors; B is stored as S. shrink (rows numbers) is read for
 // Onto::shrunk_sum alone.
-template <int rows, Onto onto, class T, class S, class Later = AskNothing>
-inline void multiply_rows(Index columns, Index depth, const T* a, Index lda, const S* b, Index ldb, T* c, Index ldc,
-                          const T* shrink = nullptr, Later later = {}) {
+template <int rows, class T, class S, class Later = AskNothing>
+inline void multiply_rows(Onto onto, Index columns, Index depth, const T* a, Index lda, const S* b, Index ldb, T* c,
+                          Index ldc, const T* shrink = nullptr, Later later = {}) {
   constexpr Index most = tile_vectors * lanes<T>;
   Index j = 0;
   if constexpr (rows == 1) {  // more sums, so that the machine need not wait for one
     for (; j + 2 * most <= columns; j += 2 * most)
-      detail::register_tile<rows, 2 * tile_vectors, onto>(depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
+      detail::register_tile<rows, 2 * tile_vectors>(onto, depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
   }
   for (; j + most <= columns; j += most)
-    detail::register_tile<rows, tile_vectors, onto>(depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
+    detail::register_tile<rows, tile_vectors>(onto, depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
   if constexpr (tile_vectors > 2) {
     if (j + 2 * lanes<T> <= columns) {
-      detail::register_tile<rows, 2, onto>(depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
+      detail::register_tile<rows, 2>(onto, depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
       j += 2 * lanes<T>;
     }
   }
-  if (j < columns) detail::register_tile<rows, 1, onto>(depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
+  if (j < columns) detail::register_tile<rows, 1>(onto, depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
+}
+template <int rows, Onto onto, class T, class S, class Later = AskNothing>
+inline void multiply_rows(Index columns, Index depth, const T* a, Index lda, const S* b, Index ldb, T* c, Index ldc,
+                          const T* shrink = nullptr, Later later = {}) {
+  multiply_rows<rows>(onto, columns, depth, a, lda, b, ldb, c, ldc, shrink, later);
 }
 
 }  // namespace fovea::inline FOVEA_ISA::simd
@@ -2495,20 +2504,14 @@ struct Rows {
 
   // out [rows x width] = shrink out + weights v, v being the tokens from `first` on and shrink one where it is null.
   template <class T>
-  void add(Index rows, Index first, Index count, const T* weights, Index weights_stride, T* out, Index width,
-           const T* shrink, T* /*scratch*/) const {
+  [[gnu::noinline]] void add(Index rows, Index first, Index count, const T* weights, Index weights_stride, T* out,
+                             Index width, const T* shrink, T* /*scratch*/) const {
+    const auto onto = shrink == nullptr ? simd::Onto::sum : simd::Onto::shrunk_sum;
     Index r = 0;
     const auto run = [&](auto some) {
       constexpr int height = decltype(some)::value;
-      const T* const a = weights + r * weights_stride;
-      T* const c = out + r * width;
-      if (shrink != nullptr) {
-        simd::multiply_rows<height, simd::Onto::shrunk_sum>(width, count, a, weights_stride, (*this)[first], stride, c,
-                                                            width, shrink + r, ahead());
-      } else {
-        simd::multiply_rows<height, simd::Onto::sum>(width, count, a, weights_stride, (*this)[first], stride, c, width,
-                                                     static_cast<const T*>(nullptr), ahead());
-      }
+      simd::multiply_rows<height>(onto, width, count, weights + r * weights_stride, weights_stride, (*this)[first],
+                                  stride, out + r * width, width, shrink == nullptr ? nullptr : shrink + r, ahead());
       r += height;
     };
     while (rows - r >= 4) run(std::integral_constant<int, 4>{});
@@ -3255,6 +3258,15 @@ struct TilePlan {
   }
 };
 
+// The product of a band of 2, 4 or 6 rows. A function of its own: every mask, source and score of a program shares it.
+template <class T>
+[[gnu::noinline]] void multiply_band(simd::Onto onto, Index height, Index columns, Index depth, const T* a, Index lda,
+                                     const T* b, Index ldb, T* c, Index ldc, const T* shrink) {
+  if (height == 6) return simd::multiply_rows<6>(onto, columns, depth, a, lda, b, ldb, c, ldc, shrink);
+  if (height == 4) return simd::multiply_rows<4>(onto, columns, depth, a, lda, b, ldb, c, ldc, shrink);
+  simd::multiply_rows<2>(onto, columns, depth, a, lda, b, ldb, c, ldc, shrink);
+}
+
 template <class T, class Source, class Mask, class Scores>
 class OverTiles {
  public:
@@ -3515,13 +3527,8 @@ class OverTiles {
                        : columns == whole_step ? absorb(std::integral_constant<Index, whole_step>{})
                                                : absorb(columns);
     T* const out = scratch.out + first * plan_.width;
-    if (moved) {
-      multiply<simd::Onto::shrunk_sum>(height, plan_.width, count, scratch.scores, columns, values, plan_.width, out,
-                                       plan_.width, scratch.state.shrink + first);
-    } else {
-      multiply<simd::Onto::sum>(height, plan_.width, count, scratch.scores, columns, values, plan_.width, out,
-                                plan_.width);
-    }
+    multiply_band(moved ? simd::Onto::shrunk_sum : simd::Onto::sum, height, plan_.width, count, scratch.scores, columns,
+                  values, plan_.width, out, plan_.width, scratch.state.shrink + first);
     if (spoiled) [[unlikely]] {
       tile.each_run(skip, skip + count, [&](Index column, Span keys) {
         pass_.each_values(rows, keys, [&](Span part, const auto& v) {
@@ -3536,21 +3543,17 @@ class OverTiles {
   // Rows of a band that are computed when there are `left`: a band, or an even number of rows at the end of a tile.
   static Index height_of(Index left) { return std::min(band, (left + 1) / 2 * 2); }
 
-  template <simd::Onto onto>
-  static void multiply(Index height, Index columns, Index depth, const T* a, Index lda, const T* b, Index ldb, T* c,
-                       Index ldc, const T* shrink = nullptr) {
-    if (height == band) return simd::multiply_rows<band, onto>(columns, depth, a, lda, b, ldb, c, ldc, shrink);
-    if (height == 4) return simd::multiply_rows<4, onto>(columns, depth, a, lda, b, ldb, c, ldc, shrink);
-    simd::multiply_rows<2, onto>(columns, depth, a, lda, b, ldb, c, ldc, shrink);
-  }
-
   // Scores of one band, in pieces of the depth so that no chain of additions is long.
   static void score_band(Index height, const T* q, Index dim, Index columns, const T* keys, Index stride, T* scores) {
     constexpr Index piece = 64;
-    multiply<simd::Onto::nothing>(height, columns, std::min(piece, dim), q, dim, keys, stride, scores, columns);
-    for (Index d = piece; d < dim; d += piece)
-      multiply<simd::Onto::sum>(height, columns, std::min(piece, dim - d), q + d, dim, keys + d * stride, stride,
-                                scores, columns);
+    simd::Onto onto = simd::Onto::nothing;
+    Index d = 0;
+    do {
+      multiply_band<T>(onto, height, columns, std::min(piece, dim - d), q + d, dim, keys + d * stride, stride, scores,
+                       columns, nullptr);
+      onto = simd::Onto::sum;
+      d += piece;
+    } while (d < dim);
   }
 
   const Pass<T, Source, Mask, Scores>& pass_;
@@ -4633,12 +4636,19 @@ struct BoundCausal : MonotoneInterval<BoundCausal> {
 
 struct Causal {
   Alignment alignment = Alignment::bottom_right;
+  bool hides = true;  // else every key is seen: a choice at run time that costs no second kernel
 
-  BoundCausal bind(const char*, const Shape& shape) const { return BoundCausal(shape.offset(alignment)); }
+  // Query 0 behind the last key sees them all.
+  BoundCausal bind(const char*, const Shape& shape) const {
+    return BoundCausal(hides ? shape.offset(alignment) : shape.keys);
+  }
 };
 
 // Key j is seen by query i when j <= i + M - N (bottom_right) or j <= i (top_left).
 constexpr Causal causal(Alignment alignment = Alignment::bottom_right) { return {alignment}; }
+
+// The same when wanted, else every key is seen.
+constexpr Causal causal_if(bool wanted, Alignment alignment = Alignment::bottom_right) { return {alignment, wanted}; }
 
 }  // namespace fovea::inline FOVEA_ISA::mask
 
@@ -4886,10 +4896,8 @@ void attend_blocks(const Problem<T>& problem, std::optional<double> scale, const
     if (shape.batch == 0 || shape.heads == 0) return;
     const auto position = causal ? std::optional<Index>(shape.offset(alignment)) : std::nullopt;
     ByKeyBlock<T>(problem, scale, table, position).run(executor);
-  } else if (causal) {
-    attend(problem, softmax(scale).mask(blocks & mask::causal(alignment)), executor);
   } else {
-    attend(problem, softmax(scale).mask(blocks), executor);
+    attend(problem, softmax(scale).mask(blocks & mask::causal_if(causal, alignment)), executor);
   }
 }
 
@@ -7522,11 +7530,8 @@ template <class Q, class K, class V, class Out, exec::Executor Exec = exec::Seri
 void scaled_dot_product(const Q& q, const K& k, const V& v, Out&& out, const ScaledDotProductOptions& options = {},
                         const Exec& executor = {}) {
   const auto problem = make_problem("fovea::scaled_dot_product", q, k, v, out);
-  if (options.causal) {
-    engine::attend(problem, softmax(options.scale).mask(mask::causal(options.alignment)), executor);
-  } else {
-    engine::attend(problem, softmax(options.scale), executor);
-  }
+  const auto seen = mask::causal_if(options.causal, options.alignment);
+  engine::attend(problem, softmax(options.scale).mask(seen), executor);
 }
 
 }  // namespace fovea::inline FOVEA_ISA
@@ -13615,11 +13620,7 @@ void hip(const Q& q, const K& k, const V& v, Out&& out, const HipOptions& option
   using T = std::remove_pointer_t<decltype(problem.out.data)>;
   const detail::HipSelection<T> selection(where, problem.q, problem.k, options);
   const auto kept = softmax(options.scale).mask(mask::spans(selection.run(executor)));
-  if (options.causal) {
-    engine::attend(problem, kept.mask(mask::causal()), executor);
-  } else {
-    engine::attend(problem, kept, executor);
-  }
+  engine::attend(problem, kept.mask(mask::causal_if(options.causal)), executor);
 }
 
 }  // namespace fovea::inline FOVEA_ISA
@@ -18468,10 +18469,8 @@ void attend_with_sinks(const Problem<T>& problem, const Options& options, const 
   if (options.window) {
     const auto seen = mask::causal(options.alignment) & mask::window(*options.window, options.alignment);
     engine::attend(problem, softmax.mask(seen), executor);
-  } else if (options.causal) {
-    engine::attend(problem, softmax.mask(mask::causal(options.alignment)), executor);
   } else {
-    engine::attend(problem, softmax, executor);
+    engine::attend(problem, softmax.mask(mask::causal_if(options.causal, options.alignment)), executor);
   }
 }
 
@@ -18867,11 +18866,8 @@ template <class Q, class K, class V, class Out, exec::Executor Exec = exec::Seri
 void gathered(const Q& q, const K& k, const V& v, Out&& out, const select::KeyLists& lists,
               const GatheredOptions& options = {}, const Exec& executor = {}) {
   const auto problem = make_problem("fovea::gathered", q, k, v, out);
-  if (options.causal) {
-    engine::attend_lists(problem, softmax(options.scale).mask(mask::causal(options.alignment)), lists, executor);
-  } else {
-    engine::attend_lists(problem, softmax(options.scale), lists, executor);
-  }
+  const auto seen = mask::causal_if(options.causal, options.alignment);
+  engine::attend_lists(problem, softmax(options.scale).mask(seen), lists, executor);
 }
 
 }  // namespace fovea::inline FOVEA_ISA
@@ -18980,11 +18976,8 @@ namespace detail {
 template <class T, class Exec>
 void top_k(const Problem<T>& problem, const TopKOptions& options, select::KeyLists* lists, const Exec& executor) {
   const select::TopK choice{options.top_k, options.heads, options.keep_mass};
-  if (options.causal) {
-    engine::attend_rows(problem, softmax(options.scale).mask(mask::causal(options.alignment)), choice, lists, executor);
-  } else {
-    engine::attend_rows(problem, softmax(options.scale), choice, lists, executor);
-  }
+  const auto seen = mask::causal_if(options.causal, options.alignment);
+  engine::attend_rows(problem, softmax(options.scale).mask(seen), choice, lists, executor);
 }
 
 }  // namespace detail

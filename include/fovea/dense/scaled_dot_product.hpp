@@ -26,11 +26,8 @@ template <class Q, class K, class V, class Out, exec::Executor Exec = exec::Seri
 void scaled_dot_product(const Q& q, const K& k, const V& v, Out&& out, const ScaledDotProductOptions& options = {},
                         const Exec& executor = {}) {
   const auto problem = make_problem("fovea::scaled_dot_product", q, k, v, out);
-  if (options.causal) {
-    engine::attend(problem, softmax(options.scale).mask(mask::causal(options.alignment)), executor);
-  } else {
-    engine::attend(problem, softmax(options.scale), executor);
-  }
+  const auto seen = mask::causal_if(options.causal, options.alignment);
+  engine::attend(problem, softmax(options.scale).mask(seen), executor);
 }
 
 }  // namespace fovea::inline FOVEA_ISA

@@ -249,10 +249,8 @@ void attend_blocks(const Problem<T>& problem, std::optional<double> scale, const
     if (shape.batch == 0 || shape.heads == 0) return;
     const auto position = causal ? std::optional<Index>(shape.offset(alignment)) : std::nullopt;
     ByKeyBlock<T>(problem, scale, table, position).run(executor);
-  } else if (causal) {
-    attend(problem, softmax(scale).mask(blocks & mask::causal(alignment)), executor);
   } else {
-    attend(problem, softmax(scale).mask(blocks), executor);
+    attend(problem, softmax(scale).mask(blocks & mask::causal_if(causal, alignment)), executor);
   }
 }
 

@@ -66,6 +66,15 @@ struct TilePlan {
   }
 };
 
+// The product of a band of 2, 4 or 6 rows. A function of its own: every mask, source and score of a program shares it.
+template <class T>
+[[gnu::noinline]] void multiply_band(simd::Onto onto, Index height, Index columns, Index depth, const T* a, Index lda,
+                                     const T* b, Index ldb, T* c, Index ldc, const T* shrink) {
+  if (height == 6) return simd::multiply_rows<6>(onto, columns, depth, a, lda, b, ldb, c, ldc, shrink);
+  if (height == 4) return simd::multiply_rows<4>(onto, columns, depth, a, lda, b, ldb, c, ldc, shrink);
+  simd::multiply_rows<2>(onto, columns, depth, a, lda, b, ldb, c, ldc, shrink);
+}
+
 template <class T, class Source, class Mask, class Scores>
 class OverTiles {
  public:
@@ -326,13 +335,8 @@ class OverTiles {
                        : columns == whole_step ? absorb(std::integral_constant<Index, whole_step>{})
                                                : absorb(columns);
     T* const out = scratch.out + first * plan_.width;
-    if (moved) {
-      multiply<simd::Onto::shrunk_sum>(height, plan_.width, count, scratch.scores, columns, values, plan_.width, out,
-                                       plan_.width, scratch.state.shrink + first);
-    } else {
-      multiply<simd::Onto::sum>(height, plan_.width, count, scratch.scores, columns, values, plan_.width, out,
-                                plan_.width);
-    }
+    multiply_band(moved ? simd::Onto::shrunk_sum : simd::Onto::sum, height, plan_.width, count, scratch.scores, columns,
+                  values, plan_.width, out, plan_.width, scratch.state.shrink + first);
     if (spoiled) [[unlikely]] {
       tile.each_run(skip, skip + count, [&](Index column, Span keys) {
         pass_.each_values(rows, keys, [&](Span part, const auto& v) {
@@ -347,21 +351,17 @@ class OverTiles {
   // Rows of a band that are computed when there are `left`: a band, or an even number of rows at the end of a tile.
   static Index height_of(Index left) { return std::min(band, (left + 1) / 2 * 2); }
 
-  template <simd::Onto onto>
-  static void multiply(Index height, Index columns, Index depth, const T* a, Index lda, const T* b, Index ldb, T* c,
-                       Index ldc, const T* shrink = nullptr) {
-    if (height == band) return simd::multiply_rows<band, onto>(columns, depth, a, lda, b, ldb, c, ldc, shrink);
-    if (height == 4) return simd::multiply_rows<4, onto>(columns, depth, a, lda, b, ldb, c, ldc, shrink);
-    simd::multiply_rows<2, onto>(columns, depth, a, lda, b, ldb, c, ldc, shrink);
-  }
-
   // Scores of one band, in pieces of the depth so that no chain of additions is long.
   static void score_band(Index height, const T* q, Index dim, Index columns, const T* keys, Index stride, T* scores) {
     constexpr Index piece = 64;
-    multiply<simd::Onto::nothing>(height, columns, std::min(piece, dim), q, dim, keys, stride, scores, columns);
-    for (Index d = piece; d < dim; d += piece)
-      multiply<simd::Onto::sum>(height, columns, std::min(piece, dim - d), q + d, dim, keys + d * stride, stride,
-                                scores, columns);
+    simd::Onto onto = simd::Onto::nothing;
+    Index d = 0;
+    do {
+      multiply_band<T>(onto, height, columns, std::min(piece, dim - d), q + d, dim, keys + d * stride, stride, scores,
+                       columns, nullptr);
+      onto = simd::Onto::sum;
+      d += piece;
+    } while (d < dim);
   }
 
   const Pass<T, Source, Mask, Scores>& pass_;

@@ -213,11 +213,7 @@ void hip(const Q& q, const K& k, const V& v, Out&& out, const HipOptions& option
   using T = std::remove_pointer_t<decltype(problem.out.data)>;
   const detail::HipSelection<T> selection(where, problem.q, problem.k, options);
   const auto kept = softmax(options.scale).mask(mask::spans(selection.run(executor)));
-  if (options.causal) {
-    engine::attend(problem, kept.mask(mask::causal()), executor);
-  } else {
-    engine::attend(problem, kept, executor);
-  }
+  engine::attend(problem, kept.mask(mask::causal_if(options.causal)), executor);
 }
 
 }  // namespace fovea::inline FOVEA_ISA

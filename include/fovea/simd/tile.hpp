@@ -23,9 +23,9 @@ enum class Onto { nothing, sum, shrunk_sum };
 
 namespace detail {
 
-template <int rows, int vectors, Onto onto, class T, class S, class Later>
-inline void register_tile(Index depth, const T* a, Index lda, const S* b, Index ldb, T* c, Index ldc, const T* shrink,
-                          Later later) {
+template <int rows, int vectors, class T, class S, class Later>
+inline void register_tile(Onto onto, Index depth, const T* a, Index lda, const S* b, Index ldb, T* c, Index ldc,
+                          const T* shrink, Later later) {
   Pack<T> sum[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i) {
@@ -47,19 +47,23 @@ inline void register_tile(Index depth, const T* a, Index lda, const S* b, Index 
       for (int j = 0; j < vectors; ++j) sum[i][j] = fma(x, row[j], sum[i][j]);
     }
   }
+  const auto finish = [&](auto&& of) __attribute__((always_inline)) {
 #pragma GCC unroll 16
-  for (int i = 0; i < rows; ++i) {
+    for (int i = 0; i < rows; ++i) {
 #pragma GCC unroll 16
-    for (int j = 0; j < vectors; ++j) {
-      T* const at = c + i * ldc + j * lanes<T>;
-      if constexpr (onto == Onto::nothing) {
-        store(at, sum[i][j]);
-      } else if constexpr (onto == Onto::sum) {
-        store(at, load(at) + sum[i][j]);
-      } else {
-        store(at, fma(load(at), Pack<T>(shrink[i]), sum[i][j]));
+      for (int j = 0; j < vectors; ++j) {
+        T* const at = c + i * ldc + j * lanes<T>;
+        store(at, of(at, i, sum[i][j]));
       }
     }
+  };
+  if (onto == Onto::nothing) {
+    finish([](const T*, int, Pack<T> x) __attribute__((always_inline)) { return x; });
+  } else if (onto == Onto::sum) {
+    finish([](const T* at, int, Pack<T> x) __attribute__((always_inline)) { return load(at) + x; });
+  } else {
+    finish([&](const T* at, int i, Pack<T> x)
+               __attribute__((always_inline)) { return fma(load(at), Pack<T>(shrink[i]), x); });
   }
 }
 
@@ -67,24 +71,29 @@ inline void register_tile(Index depth, const T* a, Index lda, const S* b, Index 
 
 // One band of `rows` rows; columns is a whole number of vectors; B is stored as S. shrink (rows numbers) is read for
 // Onto::shrunk_sum alone.
-template <int rows, Onto onto, class T, class S, class Later = AskNothing>
-inline void multiply_rows(Index columns, Index depth, const T* a, Index lda, const S* b, Index ldb, T* c, Index ldc,
-                          const T* shrink = nullptr, Later later = {}) {
+template <int rows, class T, class S, class Later = AskNothing>
+inline void multiply_rows(Onto onto, Index columns, Index depth, const T* a, Index lda, const S* b, Index ldb, T* c,
+                          Index ldc, const T* shrink = nullptr, Later later = {}) {
   constexpr Index most = tile_vectors * lanes<T>;
   Index j = 0;
   if constexpr (rows == 1) {  // more sums, so that the machine need not wait for one
     for (; j + 2 * most <= columns; j += 2 * most)
-      detail::register_tile<rows, 2 * tile_vectors, onto>(depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
+      detail::register_tile<rows, 2 * tile_vectors>(onto, depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
   }
   for (; j + most <= columns; j += most)
-    detail::register_tile<rows, tile_vectors, onto>(depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
+    detail::register_tile<rows, tile_vectors>(onto, depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
   if constexpr (tile_vectors > 2) {
     if (j + 2 * lanes<T> <= columns) {
-      detail::register_tile<rows, 2, onto>(depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
+      detail::register_tile<rows, 2>(onto, depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
       j += 2 * lanes<T>;
     }
   }
-  if (j < columns) detail::register_tile<rows, 1, onto>(depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
+  if (j < columns) detail::register_tile<rows, 1>(onto, depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
+}
+template <int rows, Onto onto, class T, class S, class Later = AskNothing>
+inline void multiply_rows(Index columns, Index depth, const T* a, Index lda, const S* b, Index ldb, T* c, Index ldc,
+                          const T* shrink = nullptr, Later later = {}) {
+  multiply_rows<rows>(onto, columns, depth, a, lda, b, ldb, c, ldc, shrink, later);
 }
 
 }  // namespace fovea::inline FOVEA_ISA::simd

@@ -52,10 +52,8 @@ void attend_with_sinks(const Problem<T>& problem, const Options& options, const 
   if (options.window) {
     const auto seen = mask::causal(options.alignment) & mask::window(*options.window, options.alignment);
     engine::attend(problem, softmax.mask(seen), executor);
-  } else if (options.causal) {
-    engine::attend(problem, softmax.mask(mask::causal(options.alignment)), executor);
   } else {
-    engine::attend(problem, softmax, executor);
+    engine::attend(problem, softmax.mask(mask::causal_if(options.causal, options.alignment)), executor);
   }
 }
 

@@ -24,11 +24,8 @@ template <class Q, class K, class V, class Out, exec::Executor Exec = exec::Seri
 void gathered(const Q& q, const K& k, const V& v, Out&& out, const select::KeyLists& lists,
               const GatheredOptions& options = {}, const Exec& executor = {}) {
   const auto problem = make_problem("fovea::gathered", q, k, v, out);
-  if (options.causal) {
-    engine::attend_lists(problem, softmax(options.scale).mask(mask::causal(options.alignment)), lists, executor);
-  } else {
-    engine::attend_lists(problem, softmax(options.scale), lists, executor);
-  }
+  const auto seen = mask::causal_if(options.causal, options.alignment);
+  engine::attend_lists(problem, softmax(options.scale).mask(seen), lists, executor);
 }
 
 }  // namespace fovea::inline FOVEA_ISA

@@ -32,11 +32,8 @@ namespace detail {
 template <class T, class Exec>
 void top_k(const Problem<T>& problem, const TopKOptions& options, select::KeyLists* lists, const Exec& executor) {
   const select::TopK choice{options.top_k, options.heads, options.keep_mass};
-  if (options.causal) {
-    engine::attend_rows(problem, softmax(options.scale).mask(mask::causal(options.alignment)), choice, lists, executor);
-  } else {
-    engine::attend_rows(problem, softmax(options.scale), choice, lists, executor);
-  }
+  const auto seen = mask::causal_if(options.causal, options.alignment);
+  engine::attend_rows(problem, softmax(options.scale).mask(seen), choice, lists, executor);
 }
 
 }  // namespace detail

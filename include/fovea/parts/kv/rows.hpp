@@ -50,20 +50,14 @@ struct Rows {
 
   // out [rows x width] = shrink out + weights v, v being the tokens from `first` on and shrink one where it is null.
   template <class T>
-  void add(Index rows, Index first, Index count, const T* weights, Index weights_stride, T* out, Index width,
-           const T* shrink, T* /*scratch*/) const {
+  [[gnu::noinline]] void add(Index rows, Index first, Index count, const T* weights, Index weights_stride, T* out,
+                             Index width, const T* shrink, T* /*scratch*/) const {
+    const auto onto = shrink == nullptr ? simd::Onto::sum : simd::Onto::shrunk_sum;
     Index r = 0;
     const auto run = [&](auto some) {
       constexpr int height = decltype(some)::value;
-      const T* const a = weights + r * weights_stride;
-      T* const c = out + r * width;
-      if (shrink != nullptr) {
-        simd::multiply_rows<height, simd::Onto::shrunk_sum>(width, count, a, weights_stride, (*this)[first], stride, c,
-                                                            width, shrink + r, ahead());
-      } else {
-        simd::multiply_rows<height, simd::Onto::sum>(width, count, a, weights_stride, (*this)[first], stride, c, width,
-                                                     static_cast<const T*>(nullptr), ahead());
-      }
+      simd::multiply_rows<height>(onto, width, count, weights + r * weights_stride, weights_stride, (*this)[first],
+                                  stride, out + r * width, width, shrink == nullptr ? nullptr : shrink + r, ahead());
       r += height;
     };
     while (rows - r >= 4) run(std::integral_constant<int, 4>{});

@@ -14,11 +14,18 @@ struct BoundCausal : MonotoneInterval<BoundCausal> {
 
 struct Causal {
   Alignment alignment = Alignment::bottom_right;
+  bool hides = true;  // else every key is seen: a choice at run time that costs no second kernel
 
-  BoundCausal bind(const char*, const Shape& shape) const { return BoundCausal(shape.offset(alignment)); }
+  // Query 0 behind the last key sees them all.
+  BoundCausal bind(const char*, const Shape& shape) const {
+    return BoundCausal(hides ? shape.offset(alignment) : shape.keys);
+  }
 };
 
 // Key j is seen by query i when j <= i + M - N (bottom_right) or j <= i (top_left).
 constexpr Causal causal(Alignment alignment = Alignment::bottom_right) { return {alignment}; }
+
+// The same when wanted, else every key is seen.
+constexpr Causal causal_if(bool wanted, Alignment alignment = Alignment::bottom_right) { return {alignment, wanted}; }
 
 }  // namespace fovea::inline FOVEA_ISA::mask
