@@ -37,7 +37,7 @@ def problems(folder):
         for link in page.loads + page.links:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:
-                if link in page.loads and parts.scheme != 'data':
+                if link in page.loads and parts.scheme not in ('data', 'javascript'):
                     yield f'{name}: loads {link}'
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path

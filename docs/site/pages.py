@@ -20,7 +20,7 @@ NAMES = {'README.md': 'index.md', **{f'{name}.md': f'{name.lower()}.md' for name
 FOLDERS = [
     ('Methods', ['dense', 'window', 'block_sparse', 'top_k', 'hierarchical', 'sink', 'linear', 'low_rank', 'agent']),
     ('Caches', ['cache']),
-    ('Arrays, shapes, errors', ['core']),
+    ('Arrays, shapes, errors', ['', 'core']),
     ('Executors', ['exec']),
     ('Engines', ['engine']),
     ('Parts', None),  # every folder below parts
@@ -92,11 +92,12 @@ def list_of_headers(api):
     for title, folders in FOLDERS:
         lines += [f'## {title}', '']
         for folder in folders or [f'parts/{part}' for part in parts]:
-            if len(folders or parts) > 1:
+            if len(folders or parts) > 1 and title != 'Arrays, shapes, errors':
                 lines += [f'### {folder}', '']
-            lines += ['| header | what it is |', '| --- | --- |']
+            if lines[-1] == '':
+                lines += ['| header | what it is |', '| --- | --- |']
             for path in sorted(api):
-                if os.path.dirname(path) != f'include/fovea/{folder}':
+                if os.path.dirname(path) != f'include/fovea/{folder}'.rstrip('/'):
                     continue
                 with open(ROOT / path, encoding='utf-8') as header:
                     text = comments.convert(header.read(), path)
@@ -104,7 +105,9 @@ def list_of_headers(api):
                 first = re.sub(r'\\([\\@<>&#%$"])', r'\1', brief[1]) if brief else ''
                 first = first.replace('&', '&amp;').replace('<', '&lt;').replace('|', '&#124;').replace('*', '&#42;')
                 lines.append(f'| [{os.path.basename(path)}]({api[path]}) | {first.rstrip(":")} |')
-            lines.append('')
+            if len(folders or parts) > 1 and title != 'Arrays, shapes, errors':
+                lines.append('')
+        lines.append('')
     return '\n'.join(lines)
 
 
