@@ -12,7 +12,8 @@ import sys
 
 SPECIAL = re.compile(r'[\\@<>&#%$"]')
 # One at a time: strings and characters, comments, and what opens, closes or ends a declaration.
-TOKEN = re.compile(r'R"\((?:.|\n)*?\)"|"(?:\\.|[^"\\])*"|(?<![0-9a-fA-F])\'(?:\\.|[^\'\\])+\'|//[^\n]*|/\*.*?\*/|[{};]', re.S)
+TOKEN = re.compile(r'R"\(.*?\)"|"(?:\\.|[^"\\])*"|(?<![0-9a-fA-F])\'(?:\\.|[^\'\\])+\'|'
+                   r'//[^\n]*|/\*.*?\*/|[{};]', re.S)
 SCOPE = re.compile(r'\b(namespace|class|struct|union|enum)\b(?![^{]*\()')
 
 

@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import comments
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = {'README.md': 'index.md', **{f'{name}.md': f'{name.lower()}.md' for name in ('CHANGELOG', 'CONTRIBUTING', 'SECURITY')}}
+NAMES = {'README.md': 'index.md', 'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md',
+         'SECURITY.md': 'security.md'}
 FOLDERS = [
     ('Methods', ['dense', 'window', 'block_sparse', 'top_k', 'hierarchical', 'sink', 'linear', 'low_rank', 'agent']),
     ('Caches', ['cache']),
