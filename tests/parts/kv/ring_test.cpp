@@ -117,6 +117,7 @@ TEST_CASE("rings refuse what does not fit", "[parts][kv]") {
   CHECK(said(v, -1, {0, 1}) == "fovea::kv::ring: there must be slots behind the pinned tokens, pinned are -1 of 4");
   CHECK(said(v, 1, {0, -1}) == "fovea::kv::ring: numbers of tokens must not be negative, got -1");
   CHECK(said(v, 1, {0}) == "fovea::kv::ring: there must be one number of tokens for each sequence, wanted 2, got 1");
+  CHECK(said(v, 1, {}) == "fovea::kv::ring: there must be one number of tokens for each sequence, wanted 2, got 0");
   CHECK(said(Tensor4<float>(2, 2, 5, 5), 1, {0, 1}) == "fovea::kv::ring: v must have the length of k, wanted 4, got 5");
   CHECK(said(Tensor4<float>(2, 1, 4, 5), 1, {0, 1}) == "fovea::kv::ring: v must have the heads of k, wanted 2, got 1");
   CHECK(said(Tensor4<float>(1, 2, 4, 5), 1, {0, 1}) == "fovea::kv::ring: v must have the batch of k, wanted 2, got 1");

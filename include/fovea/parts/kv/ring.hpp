@@ -91,6 +91,7 @@ struct Ring {
 
 namespace detail {
 
+// count: how many numbers there are in seen, negative where seen_by_all holds for all.
 template <class K, class V, class Seen>
 auto checked_ring(const K& k, const V& v, Index pinned, Index seen_by_all, const Seen* seen, Index count) {
   constexpr auto where = "fovea::kv::ring";
@@ -101,7 +102,7 @@ auto checked_ring(const K& k, const V& v, Index pinned, Index seen_by_all, const
   check_alike(where, keys.extents(), values.extents());
   check(pinned >= 0 && pinned < keys.length, where, "there must be slots behind the pinned tokens, pinned are ", pinned,
         " of ", keys.length);
-  check(seen == nullptr || count == keys.batch, where, "there must be one number of tokens for each sequence, wanted ",
+  check(count < 0 || count == keys.batch, where, "there must be one number of tokens for each sequence, wanted ",
         keys.batch, ", got ", count);
   const Index ring = keys.length - pinned;
   const Ring<Key, Value, Seen> source{keys, values, {pinned, ring, ring}, seen_by_all, seen};
@@ -118,7 +119,7 @@ auto checked_ring(const K& k, const V& v, Index pinned, Index seen_by_all, const
 // Throws ArgumentError when they do not fit together.
 template <class K, class V>
 auto ring(const K& k, const V& v, Index pinned, Index seen) {
-  return detail::checked_ring<K, V, Index>(k, v, pinned, seen, nullptr, 0);
+  return detail::checked_ring<K, V, Index>(k, v, pinned, seen, nullptr, -1);
 }
 template <class K, class V, class Seen>
 requires(!std::integral<Seen>) auto ring(const K& k, const V& v, Index pinned, const Seen& seen) {
