@@ -87,6 +87,11 @@ class Row:
         return self.problem[:-1]
 
     @property
+    def pairs(self):
+        """Of a query and a key, hidden or not, of one head."""
+        return self.sizes["N"] * self.sizes["M"]
+
+    @property
     def shape(self):
         if decoding.is_cache(self):
             return decoding.shape(self)
@@ -198,7 +203,7 @@ class Results:
         return dense.time / row.time if dense else None
 
     def comparisons(self):
-        """(kind of input, [(dense row or nothing, rows)]) of what is held against dense attention."""
+        """(kind of input, [(dense row or nothing, rows)]) of what is held against dense attention, the largest first."""
         groups = {}
         for row in self.rows:
             if row.compared:
@@ -207,7 +212,7 @@ class Results:
         for table in sorted(groups, key=COMPARED.index):
             inputs = [
                 (self.dense_beside(rows[0]), sorted(rows, key=lambda row: (row.family, row.method, row.name)))
-                for _, rows in sorted(groups[table].items(), key=lambda g: (g[0][2], g[0][1] != "full", str(g[0])))
+                for _, rows in sorted(groups[table].items(), key=lambda g: (-g[1][0].pairs, g[0][1] != "full", str(g[0])))
             ]
             yield table, inputs
 
