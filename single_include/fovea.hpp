@@ -15834,6 +15834,7 @@ struct Gathered {
 
 namespace detail {
 
+// count: how many lengths there are, negative where the lists count whole.
 template <class From, class Lists, class Length>
 auto checked_gathered(const From& from, const Lists& lists, const Length* lengths, Index count) {
   constexpr auto where = "fovea::kv::gathered";
@@ -15844,8 +15845,8 @@ auto checked_gathered(const From& from, const Lists& lists, const Length* length
         batch, ", got ", rows.batch);
   check(rows.heads == 1 || rows.heads == heads, where, "there must be lists for all kv heads or for each, wanted ",
         heads, ", got ", rows.heads);
-  check(lengths == nullptr || count == batch, where, "there must be one length for each sequence, wanted ", batch,
-        ", got ", count);
+  check(count < 0 || count == batch, where, "there must be one length for each sequence, wanted ", batch, ", got ",
+        count);
   for (Index b = 0; b < batch; ++b) {
     const Index length = source.length(b), tokens = from.length(b);
     check(length >= 0 && length <= rows.dim, where, "lengths must be between 0 and ", rows.dim, ", got ", length);
@@ -15885,7 +15886,7 @@ auto source_of(const From& from) {
 template <class From, class Lists>
 auto gathered(const From& from, const Lists& lists) {
   return detail::checked_gathered<decltype(detail::source_of(from)), Lists, Index>(detail::source_of(from), lists,
-                                                                                   nullptr, 0);
+                                                                                   nullptr, -1);
 }
 template <class From, class Lists, class Lengths>
 auto gathered(const From& from, const Lists& lists, const Lengths& lengths) {

@@ -110,6 +110,7 @@ TEST_CASE("lists refuse what does not fit and touch nothing", "[parts][kv]") {
   };
   CHECK(counted(good) == "accepted");
   CHECK(counted(short_of) == "fovea::kv::gathered: there must be one length for each sequence, wanted 2, got 1");
+  CHECK(counted({}) == "fovea::kv::gathered: there must be one length for each sequence, wanted 2, got 0");
   CHECK(counted(long_of) == "fovea::kv::gathered: lengths must be between 0 and 3, got 4");
   CHECK(counted(negative) == "fovea::kv::gathered: lengths must be between 0 and 3, got -1");
 }
