@@ -1159,27 +1159,23 @@ namespace detail {
 }  // namespace detail
 #endif
 
-// max(floor, x) lane by lane, and NaN where x is NaN.
+// max(floor, x) lane by lane: NaN where x is NaN, x where the floor is.
 template <class T>
 [[gnu::always_inline]] inline Pack<T> at_least(Pack<T> floor, Pack<T> x) {
 #if defined(__SSE2__)
   using Register = typename Pack<T>::register_type;
   return Pack<T>(detail::max_or_second(Register(floor), Register(x)));
-#elif defined(__aarch64__)
-  return xsimd::max(floor, x);  // NaN when either is
 #else
   return xsimd::select(x < floor, floor, x);
 #endif
 }
 
-// min(ceiling, x) lane by lane, and NaN where x is NaN.
+// min(ceiling, x) lane by lane: NaN where x is NaN, x where the ceiling is.
 template <class T>
 [[gnu::always_inline]] inline Pack<T> at_most(Pack<T> ceiling, Pack<T> x) {
 #if defined(__SSE2__)
   using Register = typename Pack<T>::register_type;
   return Pack<T>(detail::min_or_second(Register(ceiling), Register(x)));
-#elif defined(__aarch64__)
-  return xsimd::min(ceiling, x);
 #else
   return xsimd::select(x > ceiling, ceiling, x);
 #endif
@@ -17844,7 +17840,7 @@ inline TiledGrid key_tiles(const Place& grid, const WindowShape& shape) {
 //
 // A frequency is kept in quarter turns, cut into parts of 26 bits, so that its products with a position are exact and
 // whole turns can be taken off before anything is rounded: the angles of positions up to 2^27 are those of the kept
-// frequency to an epsilon of double, beyond that to |p| 2^-27 epsilons.
+// frequency to one and a half epsilons of double, beyond that to |p| 2^-27 epsilons.
 
 namespace fovea::inline FOVEA_ISA::position {
 

@@ -147,6 +147,15 @@ TEMPLATE_TEST_CASE("at_least and at_most keep NaN in its lane and out of the oth
   }
 }
 
+TEMPLATE_TEST_CASE("at_least and at_most pass over a bound that is NaN", "[simd][ops]", float, double) {
+  using T = TestType;
+  const Pack<T> none(support::nan<T>);
+  for (const T x : {-fovea::simd::infinity<T>, T(-3), T(0), fovea::simd::infinity<T>}) {
+    CHECK(lanes_of(fovea::simd::at_least(none, Pack<T>(x)))[0] == x);
+    CHECK(lanes_of(fovea::simd::at_most(none, Pack<T>(x)))[0] == x);
+  }
+}
+
 TEMPLATE_TEST_CASE("sum_of_lanes adds every lane once", "[simd][ops]", float, double) {
   using T = TestType;
   std::vector<T> x(std::size_t(lanes<T>), T(0));

@@ -123,27 +123,23 @@ namespace detail {
 }  // namespace detail
 #endif
 
-// max(floor, x) lane by lane, and NaN where x is NaN.
+// max(floor, x) lane by lane: NaN where x is NaN, x where the floor is.
 template <class T>
 [[gnu::always_inline]] inline Pack<T> at_least(Pack<T> floor, Pack<T> x) {
 #if defined(__SSE2__)
   using Register = typename Pack<T>::register_type;
   return Pack<T>(detail::max_or_second(Register(floor), Register(x)));
-#elif defined(__aarch64__)
-  return xsimd::max(floor, x);  // NaN when either is
 #else
   return xsimd::select(x < floor, floor, x);
 #endif
 }
 
-// min(ceiling, x) lane by lane, and NaN where x is NaN.
+// min(ceiling, x) lane by lane: NaN where x is NaN, x where the ceiling is.
 template <class T>
 [[gnu::always_inline]] inline Pack<T> at_most(Pack<T> ceiling, Pack<T> x) {
 #if defined(__SSE2__)
   using Register = typename Pack<T>::register_type;
   return Pack<T>(detail::min_or_second(Register(ceiling), Register(x)));
-#elif defined(__aarch64__)
-  return xsimd::min(ceiling, x);
 #else
   return xsimd::select(x > ceiling, ceiling, x);
 #endif

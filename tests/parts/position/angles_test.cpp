@@ -48,12 +48,14 @@ std::vector<Index> some_positions(Index most) {
 
 }  // namespace
 
-TEST_CASE("angles are exact to an epsilon, near and far, forwards and backwards", "[parts][position]") {
+// In epsilons: the sums of the parts 0.4 + 0.2, pi / 2 and the product with it 0.15 + 0.25, the series 0.4. Where long
+// double has 64 bits it does not know the angles of far positions well enough to show them; where it has 113 it does.
+TEST_CASE("angles are exact to one and a half epsilons, near and far, forwards and backwards", "[parts][position]") {
   for (const Index dim : {2, 30, 128, 256}) {
     for (const double base : {100.0, 10000.0, 500000.0}) {
       CAPTURE(dim, base);
-      CHECK(largest_error<double>(dim, base, some_positions(4000)) < support::epsilon<double>);
-      CHECK(largest_error<double>(dim, base, some_positions(Index{1} << 27)) < support::epsilon<double>);
+      CHECK(largest_error<double>(dim, base, some_positions(4000)) < 1.5 * support::epsilon<double>);
+      CHECK(largest_error<double>(dim, base, some_positions(Index{1} << 27)) < 1.5 * support::epsilon<double>);
       CHECK(largest_error<float>(dim, base, some_positions(Index{1} << 27)) < support::epsilon<float>);
     }
   }

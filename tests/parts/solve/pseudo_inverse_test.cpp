@@ -56,7 +56,7 @@ TEST_CASE("products of small matrices", "[parts][solve]") {
       }
     }
     CHECK(difference(c.matrix, wanted.matrix) < 1e-13);
-    CHECK(support::bits(c.memory.back()) == support::bits(wanted.memory.back()));  // padding is zero
+    if (Index(c.memory.size()) > rows * columns) CHECK(support::bits(c.memory.back()) == 0);  // padding is zero
   }
 }
 

@@ -2,7 +2,7 @@
 //
 // A frequency is kept in quarter turns, cut into parts of 26 bits, so that its products with a position are exact and
 // whole turns can be taken off before anything is rounded: the angles of positions up to 2^27 are those of the kept
-// frequency to an epsilon of double, beyond that to |p| 2^-27 epsilons.
+// frequency to one and a half epsilons of double, beyond that to |p| 2^-27 epsilons.
 #pragma once
 
 #include <array>
