@@ -363,8 +363,7 @@ void register_selected(const Selection& selection) {
     const double most = (selection.quick ? 1e11 : 4e11) * double(bench.shape.threads);
     if (bench.method->name == dense && bench.shape.flops() > most) return 1;
     if (bench.method->name == dense) return selection.repetitions;
-    const bool twice = bench.method->name.starts_with("dense/") || bench.shape.table == "cache";
-    return std::min(selection.repetitions, selection.quick && twice ? 2 : 3);
+    return std::min(selection.repetitions, selection.quick ? 2 : 3);
   };
   for (const auto& [method, shape] : benches) {
     const int repetitions = repetitions_of({method, shape});
