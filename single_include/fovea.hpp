@@ -683,15 +683,13 @@ void visit_pieces(Index first, Index last, Cover&& cover, F&& f) {
   if (first >= last) return;
   const auto seen = cover(first, last);
   if (seen == mask::Cover::none) return;
-  if (seen == mask::Cover::full) {
-    for (Index i = first; i < last; ++i) f(i, true);
-  } else if (last - first == 1) {
-    f(first, false);
-  } else {
+  if (seen == mask::Cover::part && last - first > 1) {
     const Index middle = first + (last - first) / 2;
     visit_pieces(first, middle, cover, f);
     visit_pieces(middle, last, cover, f);
+    return;
   }
+  for (Index i = first; i < last; ++i) f(i, seen == mask::Cover::full);
 }
 
 // Calls f(Span keys, bool full) for the tiles of `step` keys that some query of the region sees, in ascending order;
@@ -781,9 +779,10 @@ void each_tile(const M& mask, const mask::Region& region, Index step, F&& f) {
   KeyTile tiles[2];
   int filling = 0;
   bool waiting = false;
+  const auto give = [&f](const KeyTile& tile, const KeyTile* next) __attribute__((noinline)) { f(tile, next); };
   const auto close = [&] {
     if (tiles[filling].size() == 0) return;
-    if (waiting) f(tiles[1 - filling], &tiles[filling]);
+    if (waiting) give(tiles[1 - filling], &tiles[filling]);
     waiting = true;
     filling = 1 - filling;
     tiles[filling].clear();
@@ -804,7 +803,7 @@ void each_tile(const M& mask, const mask::Region& region, Index step, F&& f) {
     });
   }
   close();
-  if (waiting) f(tiles[1 - filling], static_cast<const KeyTile*>(nullptr));
+  if (waiting) give(tiles[1 - filling], nullptr);
 }
 
 }  // namespace fovea::inline FOVEA_ISA::engine
@@ -1731,11 +1730,10 @@ inline void register_tile(Onto onto, Index depth, const T* a, Index lda, const S
   };
   if (onto == Onto::nothing) {
     finish([](const T*, int, Pack<T> x) __attribute__((always_inline)) { return x; });
-  } else if (onto == Onto::sum) {
-    finish([](const T* at, int, Pack<T> x) __attribute__((always_inline)) { return load(at) + x; });
-  } else {
-    finish([&](const T* at, int i, Pack<T> x)
-               __attribute__((always_inline)) { return fma(load(at), Pack<T>(shrink[i]), x); });
+  } else {  // a factor of one changes no bit
+    finish([&](const T* at, int i, Pack<T> x) __attribute__((always_inline)) {
+      return fma(load(at), Pack<T>(onto == Onto::sum ? T(1) : shrink[i]), x);
+    });
   }
 }
 
@@ -2411,7 +2409,8 @@ template <class T, int queries, class S, class Later>
 inline void dot_queries_with_rows(const T* q, Index q_stride, Index count, const S* k, Index k_stride, Index dim,
                                   T* scores, Index scores_stride, Later later) {
   constexpr Index keys = lanes<T> / queries;
-  const auto block = [&](Index j, Index there) __attribute__((always_inline)) {
+  for (Index j = 0; j < count; j += keys) {
+    const Index there = std::min(keys, count - j);
     const S* key[std::size_t(keys)];
     for (Index i = 0; i < keys; ++i) key[i] = k + (j + std::min(i, there - 1)) * k_stride;
     Native<T, int(lanes<T>)> product;
@@ -2420,13 +2419,16 @@ inline void dot_queries_with_rows(const T* q, Index q_stride, Index count, const
     } else {
       product = dot_block<T, queries>(q, q_stride, key, dim, later);
     }
-    for (Index i = 0; i < queries; ++i)
-      std::memcpy(scores + i * scores_stride + j, reinterpret_cast<const char*>(&product) + i * keys * Index(sizeof(T)),
-                  std::size_t(there) * sizeof(T));
-  };
-  Index j = 0;
-  for (; j + keys <= count; j += keys) block(j, keys);
-  if (j < count) block(j, count - j);
+    for (Index i = 0; i < queries; ++i) {
+      T* const to = scores + i * scores_stride + j;
+      const char* const from = reinterpret_cast<const char*>(&product) + i * keys * Index(sizeof(T));
+      if (there == keys) {
+        std::memcpy(to, from, std::size_t(keys) * sizeof(T));
+      } else {
+        std::memcpy(to, from, std::size_t(there) * sizeof(T));
+      }
+    }
+  }
 }
 
 }  // namespace detail
@@ -2698,7 +2700,8 @@ class Pass {
   }
 
   // Asks for keys or values, so that they are near when their turn comes. (Always inlined: g++ takes a function that
-  // does nothing else for one without effect and drops its calls.)
+  // does nothing else for one without effect and drops its calls, unless it begins with has_effect().)
+  [[gnu::always_inline]] static void has_effect() { asm volatile(""); }
   [[gnu::always_inline]] void prefetch_keys(const TileRows& rows, Span span) const {
     each_keys(
         rows, span, [](Span part, const auto& run) __attribute__((always_inline)) { run.prefetch(0, part.size()); });
@@ -2732,11 +2735,10 @@ class Pass {
   }
 
   // Finishes rows [first, last) of scores against `count` keys of a tile from column `skip` on, `columns` apart: score
-  // modifiers, then the mask unless all keys are seen, then the columns behind the last key. seen(r, row) gives the
-  // bits of those keys that row r sees.
-  template <class Seen>
+  // modifiers, then the mask unless all keys are seen, then the columns behind the last key. Of the
+  // bits of those keys that a row sees `seen` holds one word for each row; where it is null, the mask is asked.
   [[gnu::noinline]] void finish_scores(const TileRows& rows, Index first, Index last, const KeyTile& tile, Index skip,
-                                       Index count, bool all, Seen&& seen, T* band, Index columns) const {
+                                       Index count, bool all, const std::uint64_t* seen, T* band, Index columns) const {
     if (modified || !all) {
       rows.each(first, last, [&](Index r, Row at) {
         T* const row = band + (r - first) * columns;
@@ -2745,7 +2747,7 @@ class Pass {
           tile.each_run(skip, skip + count, [&](Index column, Span keys) { scores(row + (column - skip), at, keys); });
         }
         if (all) return;
-        const std::uint64_t bits = seen(r, at);
+        const std::uint64_t bits = seen == nullptr ? tile.seen(mask, at) >> skip : seen[r - first];
         if (bits != mask::low_bits(count)) simd::hide(row, count, bits);
       });
     }
@@ -2783,19 +2785,25 @@ class Pass {
     return spoiled;
   }
 
-  // Adds the values that load_values left out to those of `rows` rows that see them: whose finished score is not
-  // -infinity. Scores and weights are `columns` apart, out is `width` apart; `row` has room for one token.
-  template <class Run>
-  [[gnu::noinline]] void add_spoiled(Index rows, Index count, const Run& v, const T* finished, const T* weights,
-                                     Index columns, T* out, Index width, T* row) const {
-    for (Index j = 0; j < count; ++j) {
-      if (v.finite(j, 1)) continue;
-      v.read(j, 1, row, width);
-      for (Index r = 0; r < rows; ++r) {
-        if (finished[r * columns + j] != -simd::infinity<T>)
-          simd::add_scaled(out + r * width, weights[r * columns + j], row, source.value_dim());
-      }
-    }
+  // Adds the values of columns [first, last) that load_values left out to those of `count` rows that see them: whose
+  // finished score is not -infinity. Scores and weights begin with column `first` and are `columns` apart, out is
+  // `width` apart; `row` has room for one token.
+  [[gnu::noinline, gnu::cold]] void add_spoiled(const TileRows& rows, const KeyTile& tile, Index first, Index last,
+                                                Index count, const T* finished, const T* weights, Index columns, T* out,
+                                                Index width, T* row) const {
+    tile.each_run(first, last, [&](Index column, Span keys) {
+      each_values(rows, keys, [&](Span part, const auto& v) {
+        for (Index j = 0; j < part.size(); ++j) {
+          if (v.finite(j, 1)) continue;
+          v.read(j, 1, row, width);
+          const Index at = column - first + part.first - keys.first + j;
+          for (Index r = 0; r < count; ++r) {
+            if (finished[r * columns + at] != -simd::infinity<T>)
+              simd::add_scaled(out + r * width, weights[r * columns + at], row, source.value_dim());
+          }
+        }
+      });
+    });
   }
 
   // The result of a row from its weighted sum of values, the sum of its weights and their reference.
@@ -2966,8 +2974,7 @@ class OverSplits {
         });
       });
       if (pass.modified || !tile.full() || columns != count) {
-        const auto seen = [&](Index, Row at) { return tile.seen(pass.mask, at); };
-        pass.finish_scores(rows, 0, rows_, tile, 0, count, tile.full(), seen, scores, columns);
+        pass.finish_scores(rows, 0, rows_, tile, 0, count, tile.full(), nullptr, scores, columns);
       }
       bool spoiled = false;
       if (pass.careful(tile.full()))
@@ -3005,13 +3012,8 @@ class OverSplits {
           }
         });
       });
-      if (!spoiled) return;
-      tile.each_run([&](Index column, Span keys) {
-        pass.each_values(rows, keys, [&](Span some, const auto& v) {
-          const Index at = column + some.first - keys.first;
-          pass.add_spoiled(rows_, some.size(), v, kept_scores + at, scores + at, columns, result, width_, row);
-        });
-      });
+      if (spoiled) [[unlikely]]
+        pass.add_spoiled(rows, tile, 0, count, rows_, kept_scores, scores, columns, result, width_, row);
     });
     for (Index r = 0; r < rows_; ++r) {
       totals(result)[r] = state.total(r);
@@ -3132,7 +3134,8 @@ template <class T>
 
 // columns [width x whole<T>(count)] = the transpose of rows [count x width]; the columns behind `count` are zero.
 template <class T>
-inline void transpose(Index count, Index width, const T* rows, Index row_stride, T* columns, Index column_stride) {
+[[gnu::noinline]] void transpose(Index count, Index width, const T* rows, Index row_stride, T* columns,
+                                 Index column_stride) {
   constexpr Index piece = 16 / Index(sizeof(T));
   const Index full = count / lanes<T> * lanes<T>;
   for (Index j = 0; j < full; j += lanes<T>) {
@@ -3403,8 +3406,9 @@ class OverTiles {
   }
 
   // Asks for columns [first, last) of a tile.
-  [[gnu::always_inline]] void ask(const TileRows& rows, const KeyTile& tile, Index first, Index last,
-                                  const Scratch& scratch) const {
+  [[gnu::noinline]] void ask(const TileRows& rows, const KeyTile& tile, Index first, Index last,
+                             const Scratch& scratch) const {
+    pass_.has_effect();
     const T* const panel = panel_of(tile, scratch);
     if (panel != nullptr) {
       const Index all = plan_.key_dim * simd::whole<T>(tile.size());
@@ -3492,8 +3496,8 @@ class OverTiles {
   }
 
   // `stride` columns of keys and rows of values; spoiled: load_values left some out.
-  void absorb_band(const TileRows& rows, Index first, const KeyTile& tile, bool all, Index stride, const T* tile_keys,
-                   const T* tile_values, bool spoiled, Scratch& scratch) const {
+  [[gnu::noinline]] void absorb_band(const TileRows& rows, Index first, const KeyTile& tile, bool all, Index stride,
+                                     const T* tile_keys, const T* tile_values, bool spoiled, Scratch& scratch) const {
     // Of a tile that the border cuts, only the vectors of keys that some row of the band sees.
     std::uint64_t seen[std::size_t(band)] = {};
     Index skip = 0, columns = stride, count = tile.size();
@@ -3511,29 +3515,19 @@ class OverTiles {
     score_band(height, scratch.q + first * plan_.key_dim, plan_.key_dim, columns, tile_keys + skip, stride,
                scratch.scores);
     if (pass_.modified || !all || columns != count) {
-      const auto bits = [&](Index r, Row) { return seen[r - first]; };
-      pass_.finish_scores(rows, first, first + height, tile, skip, count, all, bits, scratch.scores, columns);
+      pass_.finish_scores(rows, first, first + height, tile, skip, count, all, seen, scratch.scores, columns);
     }
     if (spoiled) [[unlikely]]
       std::copy_n(scratch.scores, height * columns, scratch.kept_scores);
-    const auto absorb = [&](auto width) {
-      return scratch.state.absorb(first, std::integral_constant<Index, band>{}, scratch.scores, columns, width);
-    };
-    const bool moved = height < band           ? scratch.state.absorb(first, height, scratch.scores, columns, columns)
-                       : columns == whole_step ? absorb(std::integral_constant<Index, whole_step>{})
-                                               : absorb(columns);
+    constexpr std::integral_constant<Index, whole_step> whole;
+    const bool moved = columns == whole_step ? scratch.state.absorb(first, height, scratch.scores, whole, whole)
+                                             : scratch.state.absorb(first, height, scratch.scores, columns, columns);
     T* const out = scratch.out + first * plan_.width;
     multiply_band(moved ? simd::Onto::shrunk_sum : simd::Onto::sum, height, plan_.width, count, scratch.scores, columns,
                   values, plan_.width, out, plan_.width, scratch.state.shrink + first);
-    if (spoiled) [[unlikely]] {
-      tile.each_run(skip, skip + count, [&](Index column, Span keys) {
-        pass_.each_values(rows, keys, [&](Span part, const auto& v) {
-          const Index at = column - skip + part.first - keys.first;
-          pass_.add_spoiled(std::min(band, rows.count() - first), part.size(), v, scratch.kept_scores + at,
-                            scratch.scores + at, columns, out, plan_.width, scratch.row);
-        });
-      });
-    }
+    if (spoiled) [[unlikely]]
+      pass_.add_spoiled(rows, tile, skip, skip + count, std::min(band, rows.count() - first), scratch.kept_scores,
+                        scratch.scores, columns, out, plan_.width, scratch.row);
   }
 
   // Rows of a band that are computed when there are `left`: a band, or an even number of rows at the end of a tile.
@@ -8703,8 +8697,7 @@ class ListRows {
       const Index count = std::min(mask::word, n - j);
       tile.clear();
       for (Index i = j; i < j + count; ++i) tile.add({Index(list[i]), Index(list[i]) + 1}, all);
-      const auto seen = [&](Index, Row r) { return tile.seen(pass_.mask, r); };
-      pass_.finish_scores(row, 0, 1, tile, 0, count, all, seen, scores + j, count);
+      pass_.finish_scores(row, 0, 1, tile, 0, count, all, nullptr, scores + j, count);
     }
   }
 
@@ -9501,8 +9494,7 @@ class RowsOverTiles {
             T* const of_band = scores + first * columns;
             score_band(q + first * depth, depth, columns, keys, of_band);
             if (pass_.modified || !all || columns != tile.size()) {
-              const auto seen = [&](Index, Row at) { return tile.seen(pass_.mask, at); };
-              pass_.finish_scores(rows, first, first + band, tile, 0, tile.size(), all, seen, of_band, columns);
+              pass_.finish_scores(rows, first, first + band, tile, 0, tile.size(), all, nullptr, of_band, columns);
             }
             if (together) return;
             choices_.take(first, std::min(first + band, rows.count()), tile, of_band, columns, choices);
@@ -9643,8 +9635,7 @@ class RowsOverSplits {
         }
       });
       if (pass_.modified || !tile.full() || columns != tile.size()) {
-        const auto seen = [&](Index, Row at) { return tile.seen(pass_.mask, at); };
-        pass_.finish_scores(rows, 0, rows_, tile, 0, tile.size(), tile.full(), seen, scores, columns);
+        pass_.finish_scores(rows, 0, rows_, tile, 0, tile.size(), tile.full(), nullptr, scores, columns);
       }
       of_split_.take(0, rows_, tile, scores, columns, choices);
       if (of_split_.keeps_mass()) whole.absorb(0, rows_, scores, columns, columns);
@@ -14331,7 +14322,7 @@ inline EluPlusOne elu_plus_one() { return {}; }
 
 // fovea/parts/feature/normalized.hpp
 
-// Features divided by their own sum: phi(x) / (sum_f phi_f(x) + epsilon).
+// Features divided by their own sum: phi(x) / (sum_f phi_f(x) + epsilon); zeros when that is zero.
 
 namespace fovea::inline FOVEA_ISA::feature {
 

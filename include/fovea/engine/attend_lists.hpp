@@ -91,8 +91,7 @@ class ListRows {
       const Index count = std::min(mask::word, n - j);
       tile.clear();
       for (Index i = j; i < j + count; ++i) tile.add({Index(list[i]), Index(list[i]) + 1}, all);
-      const auto seen = [&](Index, Row r) { return tile.seen(pass_.mask, r); };
-      pass_.finish_scores(row, 0, 1, tile, 0, count, all, seen, scores + j, count);
+      pass_.finish_scores(row, 0, 1, tile, 0, count, all, nullptr, scores + j, count);
     }
   }
 

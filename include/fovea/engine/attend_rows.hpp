@@ -232,8 +232,7 @@ class RowsOverTiles {
             T* const of_band = scores + first * columns;
             score_band(q + first * depth, depth, columns, keys, of_band);
             if (pass_.modified || !all || columns != tile.size()) {
-              const auto seen = [&](Index, Row at) { return tile.seen(pass_.mask, at); };
-              pass_.finish_scores(rows, first, first + band, tile, 0, tile.size(), all, seen, of_band, columns);
+              pass_.finish_scores(rows, first, first + band, tile, 0, tile.size(), all, nullptr, of_band, columns);
             }
             if (together) return;
             choices_.take(first, std::min(first + band, rows.count()), tile, of_band, columns, choices);
@@ -374,8 +373,7 @@ class RowsOverSplits {
         }
       });
       if (pass_.modified || !tile.full() || columns != tile.size()) {
-        const auto seen = [&](Index, Row at) { return tile.seen(pass_.mask, at); };
-        pass_.finish_scores(rows, 0, rows_, tile, 0, tile.size(), tile.full(), seen, scores, columns);
+        pass_.finish_scores(rows, 0, rows_, tile, 0, tile.size(), tile.full(), nullptr, scores, columns);
       }
       of_split_.take(0, rows_, tile, scores, columns, choices);
       if (of_split_.keeps_mass()) whole.absorb(0, rows_, scores, columns, columns);

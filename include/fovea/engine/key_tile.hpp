@@ -70,9 +70,10 @@ void each_tile(const M& mask, const mask::Region& region, Index step, F&& f) {
   KeyTile tiles[2];
   int filling = 0;
   bool waiting = false;
+  const auto give = [&f](const KeyTile& tile, const KeyTile* next) __attribute__((noinline)) { f(tile, next); };
   const auto close = [&] {
     if (tiles[filling].size() == 0) return;
-    if (waiting) f(tiles[1 - filling], &tiles[filling]);
+    if (waiting) give(tiles[1 - filling], &tiles[filling]);
     waiting = true;
     filling = 1 - filling;
     tiles[filling].clear();
@@ -93,7 +94,7 @@ void each_tile(const M& mask, const mask::Region& region, Index step, F&& f) {
     });
   }
   close();
-  if (waiting) f(tiles[1 - filling], static_cast<const KeyTile*>(nullptr));
+  if (waiting) give(tiles[1 - filling], nullptr);
 }
 
 }  // namespace fovea::inline FOVEA_ISA::engine

@@ -94,8 +94,7 @@ class OverSplits {
         });
       });
       if (pass.modified || !tile.full() || columns != count) {
-        const auto seen = [&](Index, Row at) { return tile.seen(pass.mask, at); };
-        pass.finish_scores(rows, 0, rows_, tile, 0, count, tile.full(), seen, scores, columns);
+        pass.finish_scores(rows, 0, rows_, tile, 0, count, tile.full(), nullptr, scores, columns);
       }
       bool spoiled = false;
       if (pass.careful(tile.full()))
@@ -133,13 +132,8 @@ class OverSplits {
           }
         });
       });
-      if (!spoiled) return;
-      tile.each_run([&](Index column, Span keys) {
-        pass.each_values(rows, keys, [&](Span some, const auto& v) {
-          const Index at = column + some.first - keys.first;
-          pass.add_spoiled(rows_, some.size(), v, kept_scores + at, scores + at, columns, result, width_, row);
-        });
-      });
+      if (spoiled) [[unlikely]]
+        pass.add_spoiled(rows, tile, 0, count, rows_, kept_scores, scores, columns, result, width_, row);
     });
     for (Index r = 0; r < rows_; ++r) {
       totals(result)[r] = state.total(r);

@@ -215,8 +215,9 @@ class OverTiles {
   }
 
   // Asks for columns [first, last) of a tile.
-  [[gnu::always_inline]] void ask(const TileRows& rows, const KeyTile& tile, Index first, Index last,
-                                  const Scratch& scratch) const {
+  [[gnu::noinline]] void ask(const TileRows& rows, const KeyTile& tile, Index first, Index last,
+                             const Scratch& scratch) const {
+    pass_.has_effect();
     const T* const panel = panel_of(tile, scratch);
     if (panel != nullptr) {
       const Index all = plan_.key_dim * simd::whole<T>(tile.size());
@@ -304,8 +305,8 @@ class OverTiles {
   }
 
   // `stride` columns of keys and rows of values; spoiled: load_values left some out.
-  void absorb_band(const TileRows& rows, Index first, const KeyTile& tile, bool all, Index stride, const T* tile_keys,
-                   const T* tile_values, bool spoiled, Scratch& scratch) const {
+  [[gnu::noinline]] void absorb_band(const TileRows& rows, Index first, const KeyTile& tile, bool all, Index stride,
+                                     const T* tile_keys, const T* tile_values, bool spoiled, Scratch& scratch) const {
     // Of a tile that the border cuts, only the vectors of keys that some row of the band sees.
     std::uint64_t seen[std::size_t(band)] = {};
     Index skip = 0, columns = stride, count = tile.size();
@@ -323,29 +324,19 @@ class OverTiles {
     score_band(height, scratch.q + first * plan_.key_dim, plan_.key_dim, columns, tile_keys + skip, stride,
                scratch.scores);
     if (pass_.modified || !all || columns != count) {
-      const auto bits = [&](Index r, Row) { return seen[r - first]; };
-      pass_.finish_scores(rows, first, first + height, tile, skip, count, all, bits, scratch.scores, columns);
+      pass_.finish_scores(rows, first, first + height, tile, skip, count, all, seen, scratch.scores, columns);
     }
     if (spoiled) [[unlikely]]
       std::copy_n(scratch.scores, height * columns, scratch.kept_scores);
-    const auto absorb = [&](auto width) {
-      return scratch.state.absorb(first, std::integral_constant<Index, band>{}, scratch.scores, columns, width);
-    };
-    const bool moved = height < band           ? scratch.state.absorb(first, height, scratch.scores, columns, columns)
-                       : columns == whole_step ? absorb(std::integral_constant<Index, whole_step>{})
-                                               : absorb(columns);
+    constexpr std::integral_constant<Index, whole_step> whole;
+    const bool moved = columns == whole_step ? scratch.state.absorb(first, height, scratch.scores, whole, whole)
+                                             : scratch.state.absorb(first, height, scratch.scores, columns, columns);
     T* const out = scratch.out + first * plan_.width;
     multiply_band(moved ? simd::Onto::shrunk_sum : simd::Onto::sum, height, plan_.width, count, scratch.scores, columns,
                   values, plan_.width, out, plan_.width, scratch.state.shrink + first);
-    if (spoiled) [[unlikely]] {
-      tile.each_run(skip, skip + count, [&](Index column, Span keys) {
-        pass_.each_values(rows, keys, [&](Span part, const auto& v) {
-          const Index at = column - skip + part.first - keys.first;
-          pass_.add_spoiled(std::min(band, rows.count() - first), part.size(), v, scratch.kept_scores + at,
-                            scratch.scores + at, columns, out, plan_.width, scratch.row);
-        });
-      });
-    }
+    if (spoiled) [[unlikely]]
+      pass_.add_spoiled(rows, tile, skip, skip + count, std::min(band, rows.count() - first), scratch.kept_scores,
+                        scratch.scores, columns, out, plan_.width, scratch.row);
   }
 
   // Rows of a band that are computed when there are `left`: a band, or an even number of rows at the end of a tile.

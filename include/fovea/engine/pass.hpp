@@ -61,7 +61,8 @@ class Pass {
   }
 
   // Asks for keys or values, so that they are near when their turn comes. (Always inlined: g++ takes a function that
-  // does nothing else for one without effect and drops its calls.)
+  // does nothing else for one without effect and drops its calls, unless it begins with has_effect().)
+  [[gnu::always_inline]] static void has_effect() { asm volatile(""); }
   [[gnu::always_inline]] void prefetch_keys(const TileRows& rows, Span span) const {
     each_keys(
         rows, span, [](Span part, const auto& run) __attribute__((always_inline)) { run.prefetch(0, part.size()); });
@@ -95,11 +96,10 @@ class Pass {
   }
 
   // Finishes rows [first, last) of scores against `count` keys of a tile from column `skip` on, `columns` apart: score
-  // modifiers, then the mask unless all keys are seen, then the columns behind the last key. seen(r, row) gives the
-  // bits of those keys that row r sees.
-  template <class Seen>
+  // modifiers, then the mask unless all keys are seen, then the columns behind the last key. Of the
+  // bits of those keys that a row sees `seen` holds one word for each row; where it is null, the mask is asked.
   [[gnu::noinline]] void finish_scores(const TileRows& rows, Index first, Index last, const KeyTile& tile, Index skip,
-                                       Index count, bool all, Seen&& seen, T* band, Index columns) const {
+                                       Index count, bool all, const std::uint64_t* seen, T* band, Index columns) const {
     if (modified || !all) {
       rows.each(first, last, [&](Index r, Row at) {
         T* const row = band + (r - first) * columns;
@@ -108,7 +108,7 @@ class Pass {
           tile.each_run(skip, skip + count, [&](Index column, Span keys) { scores(row + (column - skip), at, keys); });
         }
         if (all) return;
-        const std::uint64_t bits = seen(r, at);
+        const std::uint64_t bits = seen == nullptr ? tile.seen(mask, at) >> skip : seen[r - first];
         if (bits != mask::low_bits(count)) simd::hide(row, count, bits);
       });
     }
@@ -146,19 +146,25 @@ class Pass {
     return spoiled;
   }
 
-  // Adds the values that load_values left out to those of `rows` rows that see them: whose finished score is not
-  // -infinity. Scores and weights are `columns` apart, out is `width` apart; `row` has room for one token.
-  template <class Run>
-  [[gnu::noinline]] void add_spoiled(Index rows, Index count, const Run& v, const T* finished, const T* weights,
-                                     Index columns, T* out, Index width, T* row) const {
-    for (Index j = 0; j < count; ++j) {
-      if (v.finite(j, 1)) continue;
-      v.read(j, 1, row, width);
-      for (Index r = 0; r < rows; ++r) {
-        if (finished[r * columns + j] != -simd::infinity<T>)
-          simd::add_scaled(out + r * width, weights[r * columns + j], row, source.value_dim());
-      }
-    }
+  // Adds the values of columns [first, last) that load_values left out to those of `count` rows that see them: whose
+  // finished score is not -infinity. Scores and weights begin with column `first` and are `columns` apart, out is
+  // `width` apart; `row` has room for one token.
+  [[gnu::noinline, gnu::cold]] void add_spoiled(const TileRows& rows, const KeyTile& tile, Index first, Index last,
+                                                Index count, const T* finished, const T* weights, Index columns, T* out,
+                                                Index width, T* row) const {
+    tile.each_run(first, last, [&](Index column, Span keys) {
+      each_values(rows, keys, [&](Span part, const auto& v) {
+        for (Index j = 0; j < part.size(); ++j) {
+          if (v.finite(j, 1)) continue;
+          v.read(j, 1, row, width);
+          const Index at = column - first + part.first - keys.first + j;
+          for (Index r = 0; r < count; ++r) {
+            if (finished[r * columns + at] != -simd::infinity<T>)
+              simd::add_scaled(out + r * width, weights[r * columns + at], row, source.value_dim());
+          }
+        }
+      });
+    });
   }
 
   // The result of a row from its weighted sum of values, the sum of its weights and their reference.

@@ -13,15 +13,13 @@ void visit_pieces(Index first, Index last, Cover&& cover, F&& f) {
   if (first >= last) return;
   const auto seen = cover(first, last);
   if (seen == mask::Cover::none) return;
-  if (seen == mask::Cover::full) {
-    for (Index i = first; i < last; ++i) f(i, true);
-  } else if (last - first == 1) {
-    f(first, false);
-  } else {
+  if (seen == mask::Cover::part && last - first > 1) {
     const Index middle = first + (last - first) / 2;
     visit_pieces(first, middle, cover, f);
     visit_pieces(middle, last, cover, f);
+    return;
   }
+  for (Index i = first; i < last; ++i) f(i, seen == mask::Cover::full);
 }
 
 // Calls f(Span keys, bool full) for the tiles of `step` keys that some query of the region sees, in ascending order;

@@ -78,7 +78,8 @@ template <class T, int queries, class S, class Later>
 inline void dot_queries_with_rows(const T* q, Index q_stride, Index count, const S* k, Index k_stride, Index dim,
                                   T* scores, Index scores_stride, Later later) {
   constexpr Index keys = lanes<T> / queries;
-  const auto block = [&](Index j, Index there) __attribute__((always_inline)) {
+  for (Index j = 0; j < count; j += keys) {
+    const Index there = std::min(keys, count - j);
     const S* key[std::size_t(keys)];
     for (Index i = 0; i < keys; ++i) key[i] = k + (j + std::min(i, there - 1)) * k_stride;
     Native<T, int(lanes<T>)> product;
@@ -87,13 +88,16 @@ inline void dot_queries_with_rows(const T* q, Index q_stride, Index count, const
     } else {
       product = dot_block<T, queries>(q, q_stride, key, dim, later);
     }
-    for (Index i = 0; i < queries; ++i)
-      std::memcpy(scores + i * scores_stride + j, reinterpret_cast<const char*>(&product) + i * keys * Index(sizeof(T)),
-                  std::size_t(there) * sizeof(T));
-  };
-  Index j = 0;
-  for (; j + keys <= count; j += keys) block(j, keys);
-  if (j < count) block(j, count - j);
+    for (Index i = 0; i < queries; ++i) {
+      T* const to = scores + i * scores_stride + j;
+      const char* const from = reinterpret_cast<const char*>(&product) + i * keys * Index(sizeof(T));
+      if (there == keys) {
+        std::memcpy(to, from, std::size_t(keys) * sizeof(T));
+      } else {
+        std::memcpy(to, from, std::size_t(there) * sizeof(T));
+      }
+    }
+  }
 }
 
 }  // namespace detail

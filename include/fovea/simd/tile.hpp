@@ -59,11 +59,10 @@ inline void register_tile(Onto onto, Index depth, const T* a, Index lda, const S
   };
   if (onto == Onto::nothing) {
     finish([](const T*, int, Pack<T> x) __attribute__((always_inline)) { return x; });
-  } else if (onto == Onto::sum) {
-    finish([](const T* at, int, Pack<T> x) __attribute__((always_inline)) { return load(at) + x; });
-  } else {
-    finish([&](const T* at, int i, Pack<T> x)
-               __attribute__((always_inline)) { return fma(load(at), Pack<T>(shrink[i]), x); });
+  } else {  // a factor of one changes no bit
+    finish([&](const T* at, int i, Pack<T> x) __attribute__((always_inline)) {
+      return fma(load(at), Pack<T>(onto == Onto::sum ? T(1) : shrink[i]), x);
+    });
   }
 }
 

@@ -67,7 +67,8 @@ template <class T>
 
 // columns [width x whole<T>(count)] = the transpose of rows [count x width]; the columns behind `count` are zero.
 template <class T>
-inline void transpose(Index count, Index width, const T* rows, Index row_stride, T* columns, Index column_stride) {
+[[gnu::noinline]] void transpose(Index count, Index width, const T* rows, Index row_stride, T* columns,
+                                 Index column_stride) {
   constexpr Index piece = 16 / Index(sizeof(T));
   const Index full = count / lanes<T> * lanes<T>;
   for (Index j = 0; j < full; j += lanes<T>) {

@@ -1,4 +1,4 @@
-// Features divided by their own sum: phi(x) / (sum_f phi_f(x) + epsilon).
+// Features divided by their own sum: phi(x) / (sum_f phi_f(x) + epsilon); zeros when that is zero.
 #pragma once
 
 #include <cmath>
