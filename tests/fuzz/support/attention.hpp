@@ -69,6 +69,13 @@ Tokens tokens_of(const Source& source, Index b) {
   return x;
 }
 
+// A score, and how large all is that went into it: what it was before and what was added.
+template <class Real>
+struct Changed {
+  Real score;
+  double size;
+};
+
 // A call that was made.
 template <class T>
 struct Asked {
@@ -76,6 +83,9 @@ struct Asked {
   View<const T> log_sum;  // data is null when it was not asked for
   double scale = 1;
   bool coded = false;  // whether keys or values were codes
+  // What modifiers make of a score, of which none is steeper than 1.
+  std::function<Changed<Exact<T>>(Changed<Exact<T>>, const Site&)> modify = {};
+  std::vector<double> sink_logits = {};  // of each head, or none
 };
 
 // How far a row may be from what is exact, in docs/numerics.md, "A bound".
@@ -87,6 +97,8 @@ struct Bound {
   Index keys, dim;  // M, D
   double flushed;   // what products below the smallest number take from a score
   bool coded;
+  double changed = 0;  // the largest size of what modifiers had to do with
+  double sink = 0;     // |logit| of the sink
 
   static constexpr double u = std::numeric_limits<T>::epsilon() / 2;
 
@@ -95,7 +107,10 @@ struct Bound {
     // Of both paths the larger number, and one more where nothing is fused.
     const double a =
         double(std::max(std::min<Index>(dim, 64) + (dim + 63) / 64, (dim + lanes - 1) / lanes + log_lanes));
-    return u * ((a + 1) * largest + 6.6 * range + 17) + flushed;
+    // A soft cap takes a factor in, another one out, and tanh within eight u, which makes 11; an added number rounds
+    // once; there are three modifiers at most, and the scale before them rounds twice. The weight of a sink is a power
+    // of the distance of its logit to the reference.
+    return u * ((a + 1) * largest + 6.6 * range + 17 + 35 * changed + 2 * sink) + flushed;
   }
   double sum() const {
     const Index lanes = simd::lanes<T>, log_lanes = std::bit_width(std::uint64_t(lanes)) - 1;
@@ -108,7 +123,7 @@ struct Bound {
     return 1.1 * (2 * weight() + (b + sum() + 1) * u) * value + 4 * smallest;
   }
   double log_sum(double exact) const {
-    return 1.1 * (weight() + sum() * u + 4 * u * largest + 3 * u * std::fabs(exact)) + 1e-30;
+    return 1.1 * (weight() + sum() * u + 4 * u * (largest + changed) + 3 * u * std::fabs(exact)) + 1e-30;
   }
 };
 
@@ -129,6 +144,7 @@ void check_row(const Asked<T>& asked, const Tokens& x, const Row& row, const std
 
   // What counts as seen, and how large things are.
   std::vector<Index> seen;
+  std::vector<Real> scores;
   bool spoilt = false, beyond = false;
   Bound<T> bound{0, 0, 0, x.length, dim, 0, asked.coded};
   Real most = -infinity<Real>, least = infinity<Real>;
@@ -144,7 +160,12 @@ void check_row(const Asked<T>& asked, const Tokens& x, const Row& row, const std
       largest_k = std::max(largest_k, std::fabs(x.key(g, j)[d]));
     }
     if (asked.coded) size = double(dim) * largest_q * 3 * largest_k;
-    const Real score = Real(asked.scale) * product;
+    Real score = Real(asked.scale) * product;
+    if (asked.modify && std::isfinite(score)) {
+      const auto changed = asked.modify({score, double(std::fabs(score))}, Site{row.batch, row.head, row.query, j});
+      score = changed.score;
+      if (std::isfinite(score)) bound.changed = std::max(bound.changed, changed.size);
+    }
     if (std::isnan(product) || (std::isinf(product) && asked.scale == 0)) {
       spoilt = spoilt || std::isnan(product);
       beyond = beyond || !std::isnan(product);
@@ -152,6 +173,7 @@ void check_row(const Asked<T>& asked, const Tokens& x, const Row& row, const std
       beyond = true;
     } else if (std::isfinite(score)) {
       seen.push_back(j);
+      scores.push_back(score);
       most = std::max(most, score);
       least = std::min(least, score);
       bound.largest = std::max(bound.largest, std::fabs(asked.scale) * size);
@@ -176,14 +198,22 @@ void check_row(const Asked<T>& asked, const Tokens& x, const Row& row, const std
     for (Index d = 0; d < dim; ++d) keys(n, d) = Real(x.key(g, seen[std::size_t(n)])[d]);
     for (Index e = 0; e < width; ++e) values(n, e) = Real(x.value(g, seen[std::size_t(n)])[e]);
   }
-  const auto wanted = reference::scaled_dot_product<Real>(queries, keys, values, Real(asked.scale));
+  reference::AttentionOptions<Real> options;
+  if (asked.modify) options.score = [&](Real, Index, Index n) { return scores[std::size_t(n)]; };
+  if (!asked.sink_logits.empty()) {
+    const double logit = asked.sink_logits[std::size_t(row.head)];
+    options.sink_logit = Real(logit);
+    if (std::isfinite(logit)) bound.sink = std::fabs(logit);
+  }
+  const auto wanted = reference::scaled_dot_product<Real>(queries, keys, values, Real(asked.scale), options);
   bound.range = double(most - least);
   bound.flushed = double(dim) * double(std::numeric_limits<T>::denorm_min()) * (2 + largest_q + largest_k) *
                   (1 + std::fabs(asked.scale)) * 4;
   const bool tight = bound.weight() < 0.05;
 
   for (Index e = 0; e < width; ++e) {
-    double low = infinity<double>, high = -infinity<double>;
+    // A sink is a value of zero.
+    double low = options.sink_logit ? 0 : infinity<double>, high = options.sink_logit ? 0 : -infinity<double>;
     bool is_nan = false;
     for (Index n = 0; n < Index(seen.size()); ++n) {
       is_nan = is_nan || std::isnan(values(n, e));
@@ -200,7 +230,7 @@ void check_row(const Asked<T>& asked, const Tokens& x, const Row& row, const std
     const double got = double(out[e]), exact = double(wanted.out(0, e));
     // An average of values, whatever the weights.
     Bound<T> of_average = bound;
-    of_average.largest = of_average.range = of_average.flushed = 0;
+    of_average.largest = of_average.range = of_average.flushed = of_average.changed = of_average.sink = 0;
     const double slack = of_average.output();
     require(got >= low - slack && got <= high + slack, "an output that is no average of the values: ", got, " not in [",
             low, ", ", high, "]: ", where(), " channel ", e);
