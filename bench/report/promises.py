@@ -27,8 +27,8 @@ def ratios(results):
         if is_dense and random and row.pattern == "causal" and full and n == m >= 4096:
             yield "causal time over full time", row, *over(row, full), 0.55, True
         if row.table == "mask" and not is_dense and row.visited < 1 and full:
-            what = "masked time over (visited share × dense time)"
-            yield what, row, *over(row, full, row.visited), 1.15, True
+            what = "masked time over (share of visited tiles × dense time)"
+            yield what, row, *over(row, full, row.tiles or row.visited), 1.15, True
         if is_dense and random and row.threads == 2 and single and (n == m >= 2048 or m >= 32768):
             yield "speed of two threads over one", row, *over(single, row), 1.8, False
         if peer and peer[0] != "eigen":

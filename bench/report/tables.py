@@ -48,7 +48,7 @@ def columns(results, rows):
     with_memory = any(row.memory is not None for row in rows)
     heads = ["shape"] + (["method"] if with_methods else [])
     heads += ["threads", "time", "spread", "rate", "of limit", "at best"] + (["vs Eigen"] if with_eigen else [])
-    heads += (["fastest peer"] if with_peers else []) + (["visited", "of dense time"] if with_masks else [])
+    heads += (["fastest peer"] if with_peers else []) + (["visited", "in tiles", "of dense time"] if with_masks else [])
     with_dense = with_methods and not with_masks
     heads += (["vs dense"] if with_dense else []) + (["memory"] if with_memory else [])
     heads += ["error / plain loop"] + (["vs stored"] if with_stored else [])
@@ -64,7 +64,8 @@ def columns(results, rows):
             line.append(f"{peer[1]:.2f}x {peer[0]}" if peer else "")
         if with_masks:
             full = results.dense.get((row.type, "full", *row.problem[2:]))
-            line += [percent(row.visited, 1), percent(row.time / full.time, 1) if full else ""]
+            tiles = "" if row.tiles is None else percent(row.tiles, 1)
+            line += [percent(row.visited, 1), tiles, percent(row.time / full.time, 1) if full else ""]
         if with_dense:
             line.append(times(results.over_dense(row)))
         if with_memory:

@@ -12,6 +12,7 @@
 
 #include "input.hpp"
 #include "reference.hpp"
+#include "shares.hpp"
 
 namespace bench {
 
@@ -26,6 +27,7 @@ struct Accuracy {
   std::optional<double> dense_error;           // sampled rows against dense attention, for a method that is not dense
   std::optional<double> mass;                  // softmax weight that dense attention gives the kept keys, mean of rows
   std::optional<double> kept;                  // pairs that the method keeps over those that the pattern shows
+  std::optional<double> tiles;                 // of masks: pairs in tiles that hold a seen pair, over all pairs
 };
 
 // What a row is held against: double for float, long double for double.
@@ -81,6 +83,7 @@ Accuracy accuracy(const Input<T>& in, const Tensor<T>& out, const LogSums<T>* lo
     }
     if (log_sum) log_sums.add(double((*log_sum)(row.batch, row.head, row.query)), double(dense->log_sums[r]));
   }
+  if (in.shape.table == "mask") result.tiles = tile_share(in.shape, std::nullopt);
   result.error = error.value();
   result.naive_error = naive.value();
   if (log_sum) result.log_sum_error = log_sums.value();

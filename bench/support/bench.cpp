@@ -227,6 +227,7 @@ Progress::Spent Bench::sample(benchmark::State& state) const {
   if (accuracy.stored_log_sum_error) counters["stored_log_sum_error"] = *accuracy.stored_log_sum_error;
   if (accuracy.dense_error) counters["dense_error"] = *accuracy.dense_error;
   if (accuracy.kept) counters["kept"] = *accuracy.kept;
+  if (accuracy.tiles) counters["tiles"] = *accuracy.tiles;
   if (accuracy.mass) counters["mass"] = *accuracy.mass;
   state.SetLabel(shape.table);
   spent.chosen = since(began) - spent.once - spent.fixed;

@@ -33,6 +33,7 @@
 
 #include "accuracy.hpp"
 #include "kept.hpp"
+#include "shares.hpp"
 
 namespace bench {
 
@@ -189,29 +190,6 @@ Method<Call> method(Call call) {
   return {std::move(call), {}, {}, {}, {}, {}};
 }
 
-// The pairs that a method keeps over those that the pattern shows, on rows from all over the problem.
-inline double kept_share(const Shape& shape, const Kept& kept) {
-  const Index rows = shape.batch * shape.heads * shape.queries;
-  const Index most = std::max<Index>(64, (Index{1} << 26) / std::max<Index>(1, shape.keys));
-  const Index step = rows <= most ? 1 : rows / most | 1;  // odd, not to meet the same place of every block
-  Index shown = 0, left = 0;
-  for (Index i = 0; i < rows; i += step) {
-    const Row row{i / (shape.heads * shape.queries), i / shape.queries % shape.heads, i % shape.queries};
-    std::vector<char> seen = visible_keys(shape, row);
-    for (const char s : seen) shown += s;
-    kept.restrict(row, seen);
-    for (const char s : seen) left += s;
-  }
-  return shown > 0 ? double(left) / double(shown) : 1;
-}
-
-// The keys of a row that a method looks at.
-inline std::vector<char> seen_keys(const Shape& shape, const Row& row, const std::optional<Kept>& kept) {
-  std::vector<char> seen = visible_keys(shape, row);
-  if (kept) kept->restrict(row, seen);
-  return seen;
-}
-
 // How far `out` is from what the method should give. `state` is as it was made.
 template <class T, class M, class State>
 void check_against_own(Accuracy& result, const Input<T>& in, State& state, const Tensor<T>& out, const M& method,
@@ -303,6 +281,7 @@ Accuracy method_accuracy(const Input<T>& in, const State& made, const Tensor<T>&
   if constexpr (M::selects) kept = method.kept(in, selecting, executor);
   if (method.details.approximates) compare_with_dense(result, in, out, kept);
   if (kept) result.kept = kept_share(in.shape, *kept);
+  if (in.shape.table == "mask") result.tiles = tile_share(in.shape, kept);
   const std::optional<Shape> first = M::by_head ? shortened(in.shape) : std::nullopt;
   if (first) {
     const Input<T> few = first_tokens(in, *first);

@@ -118,7 +118,7 @@ def benches(slower=1.0, growth=True):
     for window in (256, 1024):
         name = name_of("window/sliding_window", f"window_{window}", "", 8, 4096, 4096, 64, 1)
         part = window / 4096
-        yield from bench(name, "mask", 1.1 * part, PEAK * 0.8 * part, slower=slower, visited=part)
+        yield from bench(name, "mask", 1.1 * part, PEAK * 0.8 * part, slower=slower, visited=part, tiles=1.05 * part)
     for n in (256, 512, 1024, 2048, 4096, 8192) if growth else ():
         for method, (per_token, *_) in {DENSE: (n, None), **METHODS}.items():
             work = 2 * n * per_token * 256
