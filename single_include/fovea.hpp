@@ -116,8 +116,9 @@ namespace fovea::inline FOVEA_ISA {
 using Index = std::int64_t;  // every extent, stride and position
 
 // Which keys the queries of a causal call line up with when there are fewer or more queries than keys.
-//   bottom_right  queries are the last tokens of the keys: query i sits at position i + M - N (the one that is right
-//   with a cache) top_left      query i sits at position i
+//
+//   bottom_right   queries are the last tokens of the keys, as with a cache: query i sits at position i + M - N
+//   top_left       query i sits at position i
 enum class Alignment { bottom_right, top_left };
 
 }  // namespace fovea::inline FOVEA_ISA
@@ -7439,8 +7440,8 @@ constexpr Window window(Index keys, Alignment alignment = Alignment::bottom_righ
 // "Efficient Memory Management for Large Language Model Serving with PagedAttention", 2023, arXiv:2309.06180; caches of
 // few bits: Liu et al., "KIVI", ICML 2024, arXiv:2402.02750.
 //
-//   o_i = sum_j softmax_j(scale q_i . k_j) v_j   over   { j <= p : p - j < window or j < sink_tokens },   p = i + M_b -
-//   N
+//   o_i = sum_j softmax_j(scale q_i . k_j) v_j   over   { j <= p : p - j < window or j < sink_tokens }
+//   p = i + M_b - N
 //
 // The N queries of sequence b are the last of its M_b tokens; k_j and v_j are the numbers that the cache stands for,
 // and are widened as they are read. Exact for these.

@@ -54,8 +54,9 @@ namespace fovea::inline FOVEA_ISA {
 using Index = std::int64_t;  // every extent, stride and position
 
 // Which keys the queries of a causal call line up with when there are fewer or more queries than keys.
-//   bottom_right  queries are the last tokens of the keys: query i sits at position i + M - N (the one that is right
-//   with a cache) top_left      query i sits at position i
+//
+//   bottom_right   queries are the last tokens of the keys, as with a cache: query i sits at position i + M - N
+//   top_left       query i sits at position i
 enum class Alignment { bottom_right, top_left };
 
 }  // namespace fovea::inline FOVEA_ISA

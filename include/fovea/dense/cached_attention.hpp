@@ -3,8 +3,8 @@
 // "Efficient Memory Management for Large Language Model Serving with PagedAttention", 2023, arXiv:2309.06180; caches of
 // few bits: Liu et al., "KIVI", ICML 2024, arXiv:2402.02750.
 //
-//   o_i = sum_j softmax_j(scale q_i . k_j) v_j   over   { j <= p : p - j < window or j < sink_tokens },   p = i + M_b -
-//   N
+//   o_i = sum_j softmax_j(scale q_i . k_j) v_j   over   { j <= p : p - j < window or j < sink_tokens }
+//   p = i + M_b - N
 //
 // The N queries of sequence b are the last of its M_b tokens; k_j and v_j are the numbers that the cache stands for,
 // and are widened as they are read. Exact for these.
