@@ -19,8 +19,10 @@ TEST_CASE("every token listed is the source itself, bit for bit", "[parts][kv]")
 }
 
 TEST_CASE("a list gives the bits of its tokens in one array, neighbours or not, in any order", "[parts][kv]") {
-  for (const Index queries : {1, 30}) {
-    const auto x = gaussian<float>({2, 4, 2, queries, 900, 16, 8});
+  // Few queries and many, values of whole vectors or not.
+  for (const auto& [queries, width] : {std::pair<Index, Index>{1, 8}, {1, 64}, {3, 8}, {3, 64}, {30, 8}}) {
+    INFO(queries << " queries, values of " << width);
+    const auto x = gaussian<float>({2, 4, 2, queries, 900, 16, width});
     for (const Index run : {1, 3, 40}) {
       auto list = some(1, 900, 530, run);
       const auto wanted = attention(copied(x, 530, [&](Index, Index) { return list.data(); }), recipe);
