@@ -17,16 +17,17 @@ inline std::vector<char> seen_keys(const Shape& shape, const Row& row, const std
   return seen;
 }
 
-// Of the rows, or blocks of rows, of a problem every so many-th, so that counting does not take long: an odd number,
+// Of the rows, or blocks of rows, of a problem every so many-th, so that about `pairs` are looked at: an odd number,
 // not to meet the same place of every block of a mask.
-inline Index sampling_step(const Shape& shape, Index rows, Index rows_of_one) {
-  const Index most = std::max<Index>(64, (Index{1} << 26) / std::max<Index>(1, shape.keys * rows_of_one));
+inline Index sampling_step(const Shape& shape, Index rows, Index rows_of_one, Index least, Index pairs) {
+  const Index most = std::max<Index>(least, pairs / std::max<Index>(1, shape.keys * rows_of_one));
   return rows <= most ? 1 : rows / most | 1;
 }
 
 // The pairs that a method keeps over those that the pattern shows.
 inline double kept_share(const Shape& shape, const Kept& kept) {
-  const Index rows = shape.batch * shape.heads * shape.queries, step = sampling_step(shape, rows, 1);
+  const Index rows = shape.batch * shape.heads * shape.queries,
+              step = sampling_step(shape, rows, 1, 64, Index{1} << 26);
   Index shown = 0, left = 0;
   for (Index i = 0; i < rows; i += step) {
     const Row row{i / (shape.heads * shape.queries), i / shape.queries % shape.heads, i % shape.queries};
@@ -43,7 +44,7 @@ inline double kept_share(const Shape& shape, const Kept& kept) {
 inline double tile_share(const Shape& shape, const std::optional<Kept>& kept) {
   constexpr Index tile = 64;
   const Index bands = (shape.queries + tile - 1) / tile, all = shape.batch * shape.heads * bands;
-  const Index step = sampling_step(shape, all, tile);
+  const Index step = sampling_step(shape, all, tile, 32, Index{1} << 23);
   double pairs = 0, visited = 0;
   for (Index i = 0; i < all; i += step) {
     const Index first = i % bands * tile, last = std::min(first + tile, shape.queries);
