@@ -2700,9 +2700,11 @@ class Pass {
     source.each_values(rows.batch, rows.kv_head, span, f);
   }
 
-  // Asks for keys or values, so that they are near when their turn comes. (Always inlined: g++ takes a function that
-  // does nothing else for one without effect and drops its calls, unless it begins with has_effect().)
+  // g++ takes a function that does nothing but prefetch for one without effect and drops its calls: it begins with
+  // this, or is always inlined.
   [[gnu::always_inline]] static void has_effect() { asm volatile(""); }
+
+  // Asks for keys or values, so that they are near when their turn comes.
   [[gnu::always_inline]] void prefetch_keys(const TileRows& rows, Span span) const {
     each_keys(
         rows, span, [](Span part, const auto& run) __attribute__((always_inline)) { run.prefetch(0, part.size()); });
@@ -2736,8 +2738,8 @@ class Pass {
   }
 
   // Finishes rows [first, last) of scores against `count` keys of a tile from column `skip` on, `columns` apart: score
-  // modifiers, then the mask unless all keys are seen, then the columns behind the last key. Of the
-  // bits of those keys that a row sees `seen` holds one word for each row; where it is null, the mask is asked.
+  // modifiers, then the mask unless all keys are seen, then the columns behind the last key. `seen`
+  // holds the bits of those keys that each row sees; where it is null, the mask is asked.
   [[gnu::noinline]] void finish_scores(const TileRows& rows, Index first, Index last, const KeyTile& tile, Index skip,
                                        Index count, bool all, const std::uint64_t* seen, T* band, Index columns) const {
     if (modified || !all) {

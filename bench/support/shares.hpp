@@ -26,8 +26,8 @@ inline Index sampling_step(const Shape& shape, Index rows, Index rows_of_one, In
 
 // The pairs that a method keeps over those that the pattern shows.
 inline double kept_share(const Shape& shape, const Kept& kept) {
-  const Index rows = shape.batch * shape.heads * shape.queries,
-              step = sampling_step(shape, rows, 1, 64, Index{1} << 26);
+  const Index rows = shape.batch * shape.heads * shape.queries;
+  const Index step = sampling_step(shape, rows, 1, 64, Index{1} << 26);
   Index shown = 0, left = 0;
   for (Index i = 0; i < rows; i += step) {
     const Row row{i / (shape.heads * shape.queries), i / shape.queries % shape.heads, i % shape.queries};

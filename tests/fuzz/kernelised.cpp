@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "fuzz/support/input.hpp"
+#include "fuzz/support/matrix.hpp"
 #include "linear/linear.hpp"
 
 using namespace fovea;
@@ -33,15 +34,6 @@ View<T> part(View<T> x, Index first, Index last) {
   if (x.batch > 0 && x.heads > 0 && x.dim > 0 && x.length > 0) x.data = x.row(0, 0, std::min(first, x.length - 1));
   x.length = last - first;
   return x;
-}
-
-template <class Real, class T>
-reference::Matrix<Real> head(const View<T>& x, Index b, Index h) {
-  reference::Matrix<Real> m(x.length, x.dim);
-  for (Index i = 0; i < x.length; ++i) {
-    for (Index d = 0; d < x.dim; ++d) m(i, d) = Real(x.row(b, h, i)[d]);
-  }
-  return m;
 }
 
 template <Map map, class T>

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "fuzz/support/input.hpp"
+#include "fuzz/support/matrix.hpp"
 #include "linear/gated_delta.hpp"
 #include "linear/gated_linear.hpp"
 #include "linear/retention.hpp"
@@ -54,15 +55,6 @@ void run(const Arrays<T>& x, Span tokens, std::optional<Index> chunk, View<T> ou
     if (!chunk) return recurrent_retention(q, k, v, with, {x.log_decays, x.scale}, executor);
     chunk_retention(q, k, v, with, {x.log_decays, x.scale, *chunk}, executor);
   }
-}
-
-template <class Real, class T>
-reference::Matrix<Real> head(const View<T>& x, Index b, Index h) {
-  reference::Matrix<Real> m(x.length, x.dim);
-  for (Index i = 0; i < x.length; ++i) {
-    for (Index d = 0; d < x.dim; ++d) m(i, d) = Real(x.row(b, h, i)[d]);
-  }
-  return m;
 }
 
 template <class Real>
