@@ -123,6 +123,37 @@ enum class Alignment { bottom_right, top_left };
 
 }  // namespace fovea::inline FOVEA_ISA
 
+// fovea/core/function_ref.hpp
+
+// A function that is called and not kept, whatever its type. What is called once for a work item or a tile takes its
+// callback so: it is compiled once then, and not for every caller.
+
+namespace fovea::inline FOVEA_ISA {
+
+template <class Signature>
+class FunctionRef;
+
+template <class Result, class... Args>
+class FunctionRef<Result(Args...)> {
+ public:
+  // f is an object (of a function, its pointer) and must outlive the reference, as an argument outlives the call.
+  template <class F>
+  requires(!std::same_as<std::remove_cvref_t<F>, FunctionRef> && std::is_invocable_r_v<Result, F&, Args...>)
+      FunctionRef(F&& f)
+      : object_(const_cast<void*>(static_cast<const volatile void*>(std::addressof(f)))),
+        call_([](void* object, Args... args) -> Result {
+          return static_cast<Result>((*static_cast<std::remove_reference_t<F>*>(object))(std::forward<Args>(args)...));
+        }) {}
+
+  Result operator()(Args... args) const { return call_(object_, std::forward<Args>(args)...); }
+
+ private:
+  void* object_;
+  Result (*call_)(void*, Args...);
+};
+
+}  // namespace fovea::inline FOVEA_ISA
+
 // fovea/core/check.hpp
 
 // What an illegal call gets: an ArgumentError that names the function, the rule, what was wanted and what came.
@@ -679,24 +710,28 @@ namespace fovea::inline FOVEA_ISA::engine {
 // Calls f(i, full) for the pieces i of [first, last) in ascending order, leaving out those whose cover is none.
 // cover(a, b) classifies the pieces [a, b) as one: ranges are asked about as a whole before their halves are, so that a
 // narrow mask over many pieces costs a logarithm of questions.
-template <class Cover, class F>
-void visit_pieces(Index first, Index last, Cover&& cover, F&& f) {
-  if (first >= last) return;
-  const auto seen = cover(first, last);
-  if (seen == mask::Cover::none) return;
-  if (seen == mask::Cover::part && last - first > 1) {
-    const Index middle = first + (last - first) / 2;
-    visit_pieces(first, middle, cover, f);
-    visit_pieces(middle, last, cover, f);
-    return;
+inline void visit_pieces(Index first, Index last, FunctionRef<mask::Cover(Index, Index)> cover,
+                         FunctionRef<void(Index, bool)> f) {
+  Index ends[std::numeric_limits<Index>::digits + 1];  // of the ranges that are still to come, the nearest on top
+  int ranges = 0;
+  ends[ranges++] = last;
+  while (ranges > 0) {
+    const Index end = ends[ranges - 1];
+    const mask::Cover seen = first < end ? cover(first, end) : mask::Cover::none;
+    if (seen == mask::Cover::part && end - first > 1) {
+      ends[ranges++] = first + (end - first) / 2;
+      continue;
+    }
+    for (; seen != mask::Cover::none && first < end; ++first) f(first, seen == mask::Cover::full);
+    first = end;
+    --ranges;
   }
-  for (Index i = first; i < last; ++i) f(i, seen == mask::Cover::full);
 }
 
 // Calls f(Span keys, bool full) for the tiles of `step` keys that some query of the region sees, in ascending order;
 // the tiles begin at multiples of step.
-template <mask::BoundMask M, class F>
-void visit_tiles(const M& mask, const mask::Region& region, Index step, F&& f) {
+template <mask::BoundMask M>
+void visit_tiles(const M& mask, const mask::Region& region, Index step, FunctionRef<void(Span, bool)> f) {
   const auto span = [&](Index first, Index last) {
     return Span{first * step, std::min(last * step, region.keys.last)};
   };
@@ -775,15 +810,15 @@ class KeyTile {
 // Calls f(const KeyTile& tile, const KeyTile* next) for the tiles of at most `step` keys that some row of the region
 // sees, in ascending order; next is the one that follows, for those who want to ask for it early. What a mask lists is
 // gathered into whole tiles, else tiles begin at multiples of step.
-template <mask::BoundMask M, class F>
-void each_tile(const M& mask, const mask::Region& region, Index step, F&& f) {
+template <mask::BoundMask M>
+void each_tile(const M& mask, const mask::Region& region, Index step,
+               FunctionRef<void(const KeyTile&, const KeyTile*)> f) {
   KeyTile tiles[2];
   int filling = 0;
   bool waiting = false;
-  const auto give = [&f](const KeyTile& tile, const KeyTile* next) __attribute__((noinline)) { f(tile, next); };
   const auto close = [&] {
     if (tiles[filling].size() == 0) return;
-    if (waiting) give(tiles[1 - filling], &tiles[filling]);
+    if (waiting) f(tiles[1 - filling], &tiles[filling]);
     waiting = true;
     filling = 1 - filling;
     tiles[filling].clear();
@@ -804,7 +839,7 @@ void each_tile(const M& mask, const mask::Region& region, Index step, F&& f) {
     });
   }
   close();
-  if (waiting) give(tiles[1 - filling], nullptr);
+  if (waiting) f(tiles[1 - filling], nullptr);
 }
 
 }  // namespace fovea::inline FOVEA_ISA::engine
@@ -2316,8 +2351,9 @@ inline constexpr double worthwhile_flops = 1e6;
 
 // Calls work(item, scratch) for every item of [0, items). Workers take the next free item as they go; an item's result
 // must not depend on which worker takes it. flops is the rough cost of an item.
-template <class T, exec::Executor Exec, class F>
-void distribute(const Exec& executor, Index items, double flops, Index scratch_size, F&& work) {
+template <class T, exec::Executor Exec>
+void distribute(const Exec& executor, Index items, double flops, Index scratch_size,
+                FunctionRef<void(Index, T*)> work) {
   if (items <= 0) return;
   const double share = std::min(flops * double(items) / worthwhile_flops, double(items));
   const Index workers = std::clamp<Index>(Index(share), 1, std::max<Index>(exec::concurrency(executor), 1));
@@ -2773,7 +2809,8 @@ class Pass {
   // Values from `first` on as aligned rows of `width` elements, zero behind theirs. When `leave_out`, rows with an
   // infinity or NaN are left out (zero) and true is returned: they are for add_spoiled.
   template <class Run>
-  bool load_values(const Run& v, Index first, Index count, bool leave_out, T* values, Index width) const {
+  [[gnu::noinline]] bool load_values(const Run& v, Index first, Index count, bool leave_out, T* values,
+                                     Index width) const {
     bool spoiled = false;
     const Index dim = source.value_dim();
     v.read(first, count, values, width);
@@ -3033,8 +3070,9 @@ class OverSplits {
   // Calls f(keys) for the keys of the next tile in the place of the `count` keys from `column` on: what memory should
   // be busy with meanwhile. Behind the last tile of a part the keys that follow are taken for it.
   template <class F>
-  [[gnu::always_inline]] void ahead(const OnePass& pass, const KeyTile& tile, const KeyTile* next, Index column,
-                                    Index count, F&& f) const {
+  [[gnu::noinline]] static void ahead(const OnePass& pass, const KeyTile& tile, const KeyTile* next, Index column,
+                                      Index count, F&& f) {
+    pass.has_effect();
     if (next != nullptr) {
       const auto run = [&](Index, Span keys) __attribute__((always_inline)) { f(keys); };
       next->each_run(column, std::min(column + count, next->size()), run);

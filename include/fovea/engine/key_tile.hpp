@@ -65,15 +65,15 @@ class KeyTile {
 // Calls f(const KeyTile& tile, const KeyTile* next) for the tiles of at most `step` keys that some row of the region
 // sees, in ascending order; next is the one that follows, for those who want to ask for it early. What a mask lists is
 // gathered into whole tiles, else tiles begin at multiples of step.
-template <mask::BoundMask M, class F>
-void each_tile(const M& mask, const mask::Region& region, Index step, F&& f) {
+template <mask::BoundMask M>
+void each_tile(const M& mask, const mask::Region& region, Index step,
+               FunctionRef<void(const KeyTile&, const KeyTile*)> f) {
   KeyTile tiles[2];
   int filling = 0;
   bool waiting = false;
-  const auto give = [&f](const KeyTile& tile, const KeyTile* next) __attribute__((noinline)) { f(tile, next); };
   const auto close = [&] {
     if (tiles[filling].size() == 0) return;
-    if (waiting) give(tiles[1 - filling], &tiles[filling]);
+    if (waiting) f(tiles[1 - filling], &tiles[filling]);
     waiting = true;
     filling = 1 - filling;
     tiles[filling].clear();
@@ -94,7 +94,7 @@ void each_tile(const M& mask, const mask::Region& region, Index step, F&& f) {
     });
   }
   close();
-  if (waiting) give(tiles[1 - filling], nullptr);
+  if (waiting) f(tiles[1 - filling], nullptr);
 }
 
 }  // namespace fovea::inline FOVEA_ISA::engine

@@ -150,8 +150,9 @@ class OverSplits {
   // Calls f(keys) for the keys of the next tile in the place of the `count` keys from `column` on: what memory should
   // be busy with meanwhile. Behind the last tile of a part the keys that follow are taken for it.
   template <class F>
-  [[gnu::always_inline]] void ahead(const OnePass& pass, const KeyTile& tile, const KeyTile* next, Index column,
-                                    Index count, F&& f) const {
+  [[gnu::noinline]] static void ahead(const OnePass& pass, const KeyTile& tile, const KeyTile* next, Index column,
+                                      Index count, F&& f) {
+    pass.has_effect();
     if (next != nullptr) {
       const auto run = [&](Index, Span keys) __attribute__((always_inline)) { f(keys); };
       next->each_run(column, std::min(column + count, next->size()), run);

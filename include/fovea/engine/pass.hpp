@@ -133,7 +133,8 @@ class Pass {
   // Values from `first` on as aligned rows of `width` elements, zero behind theirs. When `leave_out`, rows with an
   // infinity or NaN are left out (zero) and true is returned: they are for add_spoiled.
   template <class Run>
-  bool load_values(const Run& v, Index first, Index count, bool leave_out, T* values, Index width) const {
+  [[gnu::noinline]] bool load_values(const Run& v, Index first, Index count, bool leave_out, T* values,
+                                     Index width) const {
     bool spoiled = false;
     const Index dim = source.value_dim();
     v.read(first, count, values, width);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <new>
 
+#include <fovea/core/function_ref.hpp>
 #include <fovea/exec/workspace.hpp>
 
 namespace fovea::inline FOVEA_ISA::engine {
@@ -94,8 +95,9 @@ inline constexpr double worthwhile_flops = 1e6;
 
 // Calls work(item, scratch) for every item of [0, items). Workers take the next free item as they go; an item's result
 // must not depend on which worker takes it. flops is the rough cost of an item.
-template <class T, exec::Executor Exec, class F>
-void distribute(const Exec& executor, Index items, double flops, Index scratch_size, F&& work) {
+template <class T, exec::Executor Exec>
+void distribute(const Exec& executor, Index items, double flops, Index scratch_size,
+                FunctionRef<void(Index, T*)> work) {
   if (items <= 0) return;
   const double share = std::min(flops * double(items) / worthwhile_flops, double(items));
   const Index workers = std::clamp<Index>(Index(share), 1, std::max<Index>(exec::concurrency(executor), 1));
