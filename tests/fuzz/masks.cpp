@@ -117,7 +117,7 @@ Rule document(Input& in, const Shape& shape, Index depth) {
   const auto k = boundaries(in, shape.keys, in.one_in(12) ? documents + 1 : documents);
   // Of the shape of one document or of another; what it does not fit is refused.
   Shape one = shape;
-  one.queries = q[1], one.keys = k[1];
+  one.queries = std::max<Index>(q[1], 0), one.keys = std::max<Index>(k[1], 0);
   const Rule inner = rule(in, one, depth - 1);
   const auto local = [q, k](const Shape& s, std::size_t d) {
     Shape own = s;
