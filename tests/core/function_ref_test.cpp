@@ -67,4 +67,6 @@ TEST_CASE("what cannot be called so is no argument") {
   CHECK_FALSE(std::is_constructible_v<FunctionRef<void(int)>, int (*)(std::string)>);
   CHECK_FALSE(std::is_constructible_v<FunctionRef<std::string(int)>, int (*)(int)>);
   CHECK_FALSE(std::is_constructible_v<FunctionRef<int(int)>, int>);
+  CHECK_FALSE(std::is_constructible_v<FunctionRef<int(int)>, decltype((twice))>);  // its pointer is
+  CHECK(std::is_constructible_v<FunctionRef<int(int)>, decltype(&twice)>);
 }

@@ -19,8 +19,8 @@ class FunctionRef<Result(Args...)> {
  public:
   // f is an object (of a function, its pointer) and must outlive the reference, as an argument outlives the call.
   template <class F>
-  requires(!std::same_as<std::remove_cvref_t<F>, FunctionRef> && std::is_invocable_r_v<Result, F&, Args...>)
-      FunctionRef(F&& f)
+  requires(!std::same_as<std::remove_cvref_t<F>, FunctionRef> && std::is_object_v<std::remove_reference_t<F>> &&
+           std::is_invocable_r_v<Result, F&, Args...>) FunctionRef(F&& f)
       : object_(const_cast<void*>(static_cast<const volatile void*>(std::addressof(f)))),
         call_([](void* object, Args... args) -> Result {
           return static_cast<Result>((*static_cast<std::remove_reference_t<F>*>(object))(std::forward<Args>(args)...));
