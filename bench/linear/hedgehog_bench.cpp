@@ -33,7 +33,8 @@ const auto hedgehog =
         })
         .head_reference([]<class Real>(const bench::Head<Real>& head) {
           const Matrix<Real> a = features(head.q), b = features(head.k);
-          Matrix<Real> out = a.lazyProduct(Matrix<Real>(b.transpose().lazyProduct(head.v)));
+          const Matrix<Real> features_by_keys = b.transpose();
+          Matrix<Real> out = a.lazyProduct(Matrix<Real>(features_by_keys.lazyProduct(head.v)));
           const Matrix<Real> sums = b.colwise().sum();
           for (Index i = 0; i < out.rows(); ++i) out.row(i) /= a.row(i).dot(sums.row(0)) + Real(1e-12);
           return out;

@@ -22,15 +22,8 @@ template <class Real>
 Matrix<Real> features(const Matrix<Real>& x, const fovea::feature::Directions& w, bool of_all) {
   const Matrix<Real> rows = Eigen::Map<const Matrix<double>>(w.numbers.data(), w.rows, w.dim).cast<Real>();
   const Matrix<Real> z = x / std::sqrt(std::sqrt(Real(w.dim)));
-  Matrix<Real> y = Matrix<Real>::Zero(x.rows(), w.rows);
-  for (Index i = 0; i < y.rows(); ++i) {
-    Real square = 0;
-    for (Index d = 0; d < w.dim; ++d) square += z(i, d) * z(i, d);
-    for (Index f = 0; f < w.rows; ++f) {
-      for (Index d = 0; d < w.dim; ++d) y(i, f) += rows(f, d) * z(i, d);
-      y(i, f) -= square / 2;
-    }
-  }
+  Matrix<Real> y = z.lazyProduct(rows.transpose());
+  y.colwise() -= z.rowwise().squaredNorm() / 2;
   const Real most = y.maxCoeff(), factor = 1 / std::sqrt(Real(w.rows));
   for (Index i = 0; i < y.rows(); ++i) {
     const Real shift = of_all ? most : y.row(i).maxCoeff();
@@ -49,7 +42,8 @@ const auto performer =
         })
         .head_reference([]<class Real>(const bench::Head<Real>& head, const Features& f) {
           const Matrix<Real> a = features(head.q, f.directions, false), b = features(head.k, f.directions, true);
-          Matrix<Real> out = a.lazyProduct(Matrix<Real>(b.transpose().lazyProduct(head.v)));
+          const Matrix<Real> features_by_keys = b.transpose();
+          Matrix<Real> out = a.lazyProduct(Matrix<Real>(features_by_keys.lazyProduct(head.v)));
           const Matrix<Real> sums = b.colwise().sum();
           for (Index i = 0; i < out.rows(); ++i) out.row(i) /= a.row(i).dot(sums.row(0)) + Real(1e-6);
           return out;
