@@ -1117,6 +1117,17 @@ template <class T>
   return Pack<T>::load_unaligned(p);
 }
 
+// x, loaded once: without this a compiler may read it from memory again for each of its uses.
+template <class T>
+[[gnu::always_inline]] inline Pack<T> in_register(Pack<T> x) {
+#if defined(__x86_64__)
+  asm("" : "+v"(x.data));
+#elif defined(__aarch64__)
+  asm("" : "+w"(x.data));
+#endif
+  return x;
+}
+
 template <class T>
 [[gnu::always_inline]] inline void store(T* p, Pack<T> x) {
   x.store_unaligned(p);
@@ -1368,7 +1379,7 @@ struct AskFor {
 
   template <class S>
   [[gnu::always_inline]] void operator()(const S* p) const {
-    __builtin_prefetch(p + elements, 0, 2);
+    __builtin_prefetch(p + elements);
   }
 };
 
@@ -1782,7 +1793,7 @@ inline void multiply_rows(Onto onto, Index columns, Index depth, const T* a, Ind
                           Index ldc, const T* shrink = nullptr, Later later = {}) {
   constexpr Index most = tile_vectors * lanes<T>;
   Index j = 0;
-  if constexpr (rows == 1) {  // more sums, so that the machine need not wait for one
+  if constexpr (rows <= 2) {  // more sums, so that the machine need not wait for one
     for (; j + 2 * most <= columns; j += 2 * most)
       detail::register_tile<rows, 2 * tile_vectors>(onto, depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
   }
@@ -2413,38 +2424,44 @@ template <class T, class S, class Later>
   return sum_each<T, keys>(product);
 }
 
-// The products of `queries` queries with lanes / queries keys, query by query in the lanes of the result.
+// The products of `queries` queries with lanes / queries keys, query by query in the lanes of the result. Keys that are
+// stored as T are read one by one, since memory is read fastest in order; narrower ones side by side, since turning
+// them into T takes longer than reading.
 template <class T, int queries, class S, class Later = AskNothing>
 [[gnu::always_inline]] inline Native<T, int(lanes<T>)> dot_block(const T* q, Index q_stride, const S* const* key,
                                                                  Index dim, Later later = {}) {
-  constexpr int keys = int(lanes<T>) / queries;
+  constexpr int keys = int(lanes<T>) / queries, together = sizeof(S) < sizeof(T) ? keys : 1;
   Pack<T> sum[queries * keys];
 #pragma GCC unroll 16
   for (int i = 0; i < queries * keys; ++i) sum[i] = Pack<T>(T(0));
-  const auto step = [&](Index d, auto&& load_key) __attribute__((always_inline)) {
-    Pack<T> left[queries];
-#pragma GCC unroll 4
-    for (int i = 0; i < queries; ++i) left[i] = load(q + i * q_stride + d);
-#pragma GCC unroll 16
-    for (int j = 0; j < keys; ++j) {
-      const Pack<T> right = load_key(key[j] + d);
-      later(key[j] + d);
-#pragma GCC unroll 4
-      for (int i = 0; i < queries; ++i) sum[i * keys + j] = fma(left[i], right, sum[i * keys + j]);
-    }
-  };
   const Index full = dim / lanes<T> * lanes<T>;
-  for (Index d = 0; d < full; d += lanes<T>) step(d, [](const S* p) { return load_as<T>(p); });
-  if (full < dim) step(full, [&](const S* p) { return load_some_as<T>(p, dim - full); });
+#pragma GCC unroll 16
+  for (int first = 0; first < keys; first += together) {
+    const auto step = [&](Index d, auto&& load_key) __attribute__((always_inline)) {
+      Pack<T> left[queries];
+#pragma GCC unroll 4
+      for (int i = 0; i < queries; ++i) left[i] = load(q + i * q_stride + d);
+#pragma GCC unroll 16
+      for (int j = first; j < first + together; ++j) {
+        const Pack<T> right = in_register(load_key(key[j] + d));
+        later(key[j] + d);
+#pragma GCC unroll 4
+        for (int i = 0; i < queries; ++i) sum[i * keys + j] = fma(left[i], right, sum[i * keys + j]);
+      }
+    };
+    for (Index d = 0; d < full; d += lanes<T>) step(d, [](const S* p) { return load_as<T>(p); });
+    if (full < dim) step(full, [&](const S* p) { return load_some_as<T>(p, dim - full); });
+  }
   Native<T, int(lanes<T>)> product[queries * keys];
 #pragma GCC unroll 16
   for (int i = 0; i < queries * keys; ++i) product[i] = native(sum[i]);
   return sum_each<T, int(lanes<T>)>(product);
 }
 
+// A function of its own: inlined into an engine, g++ finds too few registers for it.
 template <class T, int queries, class S, class Later>
-inline void dot_queries_with_rows(const T* q, Index q_stride, Index count, const S* k, Index k_stride, Index dim,
-                                  T* scores, Index scores_stride, Later later) {
+[[gnu::noinline]] void dot_queries_with_rows(const T* q, Index q_stride, Index count, const S* k, Index k_stride,
+                                             Index dim, T* scores, Index scores_stride, Later later) {
   constexpr Index keys = lanes<T> / queries;
   for (Index j = 0; j < count; j += keys) {
     const Index there = std::min(keys, count - j);
@@ -2516,7 +2533,7 @@ struct Rows {
   Index later = far;      // elements from what is read to what is asked for
 
   static constexpr Index piece = 16;
-  static constexpr Index far = Index(16384 / sizeof(S));         // elements: what some hundred nanoseconds bring in
+  static constexpr Index far = Index(8192 / sizeof(S));          // elements: what some hundred nanoseconds bring in
   static constexpr Index much = Index((256 << 10) / sizeof(S));  // elements of a head: less is near in any case
 
   const S* operator[](Index j) const { return data + j * stride; }
@@ -2538,6 +2555,7 @@ struct Rows {
   bool whole(Index width) const { return width == dim; }
 
   // out [rows x width] = shrink out + weights v, v being the tokens from `first` on and shrink one where it is null.
+  // Two rows at a time, so that a token is read as a whole: memory is read fastest in order.
   template <class T>
   [[gnu::noinline]] void add(Index rows, Index first, Index count, const T* weights, Index weights_stride, T* out,
                              Index width, const T* shrink, T* /*scratch*/) const {
@@ -2549,7 +2567,9 @@ struct Rows {
                                   stride, out + r * width, width, shrink == nullptr ? nullptr : shrink + r, ahead());
       r += height;
     };
-    while (rows - r >= 4) run(std::integral_constant<int, 4>{});
+    if constexpr (sizeof(S) < sizeof(T)) {
+      while (rows - r >= 4) run(std::integral_constant<int, 4>{});
+    }
     while (rows - r >= 2) run(std::integral_constant<int, 2>{});
     if (r < rows) run(std::integral_constant<int, 1>{});
   }

@@ -45,38 +45,44 @@ template <class T, class S, class Later>
   return sum_each<T, keys>(product);
 }
 
-// The products of `queries` queries with lanes / queries keys, query by query in the lanes of the result.
+// The products of `queries` queries with lanes / queries keys, query by query in the lanes of the result. Keys that are
+// stored as T are read one by one, since memory is read fastest in order; narrower ones side by side, since turning
+// them into T takes longer than reading.
 template <class T, int queries, class S, class Later = AskNothing>
 [[gnu::always_inline]] inline Native<T, int(lanes<T>)> dot_block(const T* q, Index q_stride, const S* const* key,
                                                                  Index dim, Later later = {}) {
-  constexpr int keys = int(lanes<T>) / queries;
+  constexpr int keys = int(lanes<T>) / queries, together = sizeof(S) < sizeof(T) ? keys : 1;
   Pack<T> sum[queries * keys];
 #pragma GCC unroll 16
   for (int i = 0; i < queries * keys; ++i) sum[i] = Pack<T>(T(0));
-  const auto step = [&](Index d, auto&& load_key) __attribute__((always_inline)) {
-    Pack<T> left[queries];
-#pragma GCC unroll 4
-    for (int i = 0; i < queries; ++i) left[i] = load(q + i * q_stride + d);
-#pragma GCC unroll 16
-    for (int j = 0; j < keys; ++j) {
-      const Pack<T> right = load_key(key[j] + d);
-      later(key[j] + d);
-#pragma GCC unroll 4
-      for (int i = 0; i < queries; ++i) sum[i * keys + j] = fma(left[i], right, sum[i * keys + j]);
-    }
-  };
   const Index full = dim / lanes<T> * lanes<T>;
-  for (Index d = 0; d < full; d += lanes<T>) step(d, [](const S* p) { return load_as<T>(p); });
-  if (full < dim) step(full, [&](const S* p) { return load_some_as<T>(p, dim - full); });
+#pragma GCC unroll 16
+  for (int first = 0; first < keys; first += together) {
+    const auto step = [&](Index d, auto&& load_key) __attribute__((always_inline)) {
+      Pack<T> left[queries];
+#pragma GCC unroll 4
+      for (int i = 0; i < queries; ++i) left[i] = load(q + i * q_stride + d);
+#pragma GCC unroll 16
+      for (int j = first; j < first + together; ++j) {
+        const Pack<T> right = in_register(load_key(key[j] + d));
+        later(key[j] + d);
+#pragma GCC unroll 4
+        for (int i = 0; i < queries; ++i) sum[i * keys + j] = fma(left[i], right, sum[i * keys + j]);
+      }
+    };
+    for (Index d = 0; d < full; d += lanes<T>) step(d, [](const S* p) { return load_as<T>(p); });
+    if (full < dim) step(full, [&](const S* p) { return load_some_as<T>(p, dim - full); });
+  }
   Native<T, int(lanes<T>)> product[queries * keys];
 #pragma GCC unroll 16
   for (int i = 0; i < queries * keys; ++i) product[i] = native(sum[i]);
   return sum_each<T, int(lanes<T>)>(product);
 }
 
+// A function of its own: inlined into an engine, g++ finds too few registers for it.
 template <class T, int queries, class S, class Later>
-inline void dot_queries_with_rows(const T* q, Index q_stride, Index count, const S* k, Index k_stride, Index dim,
-                                  T* scores, Index scores_stride, Later later) {
+[[gnu::noinline]] void dot_queries_with_rows(const T* q, Index q_stride, Index count, const S* k, Index k_stride,
+                                             Index dim, T* scores, Index scores_stride, Later later) {
   constexpr Index keys = lanes<T> / queries;
   for (Index j = 0; j < count; j += keys) {
     const Index there = std::min(keys, count - j);

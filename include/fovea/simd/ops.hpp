@@ -46,6 +46,17 @@ template <class T>
   return Pack<T>::load_unaligned(p);
 }
 
+// x, loaded once: without this a compiler may read it from memory again for each of its uses.
+template <class T>
+[[gnu::always_inline]] inline Pack<T> in_register(Pack<T> x) {
+#if defined(__x86_64__)
+  asm("" : "+v"(x.data));
+#elif defined(__aarch64__)
+  asm("" : "+w"(x.data));
+#endif
+  return x;
+}
+
 template <class T>
 [[gnu::always_inline]] inline void store(T* p, Pack<T> x) {
   x.store_unaligned(p);
@@ -297,7 +308,7 @@ struct AskFor {
 
   template <class S>
   [[gnu::always_inline]] void operator()(const S* p) const {
-    __builtin_prefetch(p + elements, 0, 2);
+    __builtin_prefetch(p + elements);
   }
 };
 
