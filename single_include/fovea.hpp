@@ -1793,7 +1793,7 @@ inline void multiply_rows(Onto onto, Index columns, Index depth, const T* a, Ind
                           Index ldc, const T* shrink = nullptr, Later later = {}) {
   constexpr Index most = tile_vectors * lanes<T>;
   Index j = 0;
-  if constexpr (rows <= 2) {  // more sums, so that the machine need not wait for one
+  if constexpr (rows <= 2) {  // more sums: the machine need not wait for one, and B is read in order
     for (; j + 2 * most <= columns; j += 2 * most)
       detail::register_tile<rows, 2 * tile_vectors>(onto, depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
   }
@@ -2555,7 +2555,8 @@ struct Rows {
   bool whole(Index width) const { return width == dim; }
 
   // out [rows x width] = shrink out + weights v, v being the tokens from `first` on and shrink one where it is null.
-  // Two rows at a time, so that a token is read as a whole: memory is read fastest in order.
+  // Two rows at a time, so that a token is read as a whole, since memory is read fastest in order; narrower numbers for
+  // four at a time, since turning them into T takes longer than reading.
   template <class T>
   [[gnu::noinline]] void add(Index rows, Index first, Index count, const T* weights, Index weights_stride, T* out,
                              Index width, const T* shrink, T* /*scratch*/) const {

@@ -75,7 +75,7 @@ inline void multiply_rows(Onto onto, Index columns, Index depth, const T* a, Ind
                           Index ldc, const T* shrink = nullptr, Later later = {}) {
   constexpr Index most = tile_vectors * lanes<T>;
   Index j = 0;
-  if constexpr (rows <= 2) {  // more sums, so that the machine need not wait for one
+  if constexpr (rows <= 2) {  // more sums: the machine need not wait for one, and B is read in order
     for (; j + 2 * most <= columns; j += 2 * most)
       detail::register_tile<rows, 2 * tile_vectors>(onto, depth, a, lda, b + j, ldb, c + j, ldc, shrink, later);
   }
