@@ -6412,43 +6412,19 @@ class Contiguous {
 
 }  // namespace fovea::inline FOVEA_ISA::cache
 
-// fovea/cache/paged.hpp
+// fovea/cache/pages.hpp
 
-// Sequences whose keys and values lie in pages of one pool: they grow a page at a time, and share the pages of a
-// prefix. The layout is that of block tables: Kwon et al., "Efficient Memory Management for Large Language Model
-// Serving with PagedAttention", SOSP 2023, arXiv:2309.06180.
-//
-//   cache::Pool<float> pool({.kv_heads = 8, .key_dim = 128, .value_dim = 128, .page_tokens = 16, .pages = 4096});
-//   cache::Paged<float> prompt(pool);
-//   prompt.append(k, v);                                       k [G,n,D], v [G,n,E]
-//   auto answer = prompt.fork();                               shares all pages; what is appended is its own
-//   fovea::attend(q, answer, out, recipe);                     q [1,H,N,D] are its last N tokens
-//
-// Token t of a sequence is token t % page_tokens of page pages()[t / page_tokens]. The last tokens of quantised
-// formats, which wait in full precision, are with the sequence. A page that several sequences share is never written:
-// who appends to it copies it first.
-//
-// Pages are made many at a time: [G, pages, page_tokens] keys and then as many values, in the formats of K and V, so
-// that pages with consecutive numbers are one piece of memory for each head. New pages are taken in ascending order.
-//
-// A pool lives as long as the last sequence on it. Neither is thread-safe: what changes one sequence (and the end of
-// its life) may change the pool, so all sequences of a pool change on one thread at a time. Reading them changes
-// nothing. What source() gives is valid until the sequence changes or moves.
+// The pages of a pool (paged.hpp): memory that is made many pages at a time, and who refers to which.
 
 namespace fovea::inline FOVEA_ISA::cache {
 
-struct PoolOptions {
-  Index kv_heads = 0;  // required, as are the widths
-  Index key_dim = 0;
-  Index value_dim = 0;
-  Index page_tokens = 16;      // of quantised formats a multiple of the group and of 32
-  Index pages = 0;             // that there are from the start
-  bool may_grow = true;        // by as many at a time (4 MiB when 0); otherwise append() refuses when none is free
-  bool rotated = true;         // whether keys are given rotated by their positions; kept in files
-  kv::Grouping grouping = {};  // of quantised formats
-};
-
 // Pages of one size with the number of sequences that refer to each.
+//
+// Memory is read at half its speed when every page is somewhere else, since the processor fetches ahead what lies
+// behind a page and not what follows in the sequence; at three quarters in stretches of eight pages of 8 KB, and nearly
+// as fast as in one piece in stretches of 64. So a sequence takes the page behind its last one where that is free, and
+// begins where there is room for others of its own: at the start of 64 free pages, or in the middle of fewer, whose
+// first half is left to the sequence before them.
 class Pages {
  public:
   struct Sizes {
@@ -6456,6 +6432,8 @@ class Pages {
 
     Index page() const { return heads * (key_bytes + value_bytes); }
   };
+
+  static constexpr Index none = -1;
 
   Pages(const Sizes& sizes, Index at_a_time, bool may_grow)
       : sizes_(sizes),
@@ -6465,7 +6443,7 @@ class Pages {
   bool may_grow() const { return may_grow_; }
   Index page_bytes() const { return sizes_.page(); }
   Index count() const { return Index(references_.size()); }
-  Index free() const { return Index(free_.size()); }
+  Index free() const { return free_count_; }
   Index references(Index page) const { return references_[std::size_t(page)]; }
 
   // The keys, the values of kv head 0, and how far those of the next head are.
@@ -6487,16 +6465,21 @@ class Pages {
     for (Index n = 0; n < more; n += step_) add_slab();
   }
 
-  // One of the free pages, referred to once.
-  Index take() {
-    const Index page = free_.back();
-    free_.pop_back();
+  // One of the free pages, of which there must be one, referred to once: the one behind page `last` of its sequence
+  // where that is free; `last` is none for the first page.
+  Index take(Index last = none) {
+    const Index behind = last + 1;
+    const Index page = last != none && behind < count() && references(behind) == 0 ? behind : roomy();
     references_[std::size_t(page)] = 1;
+    group(page) ^= bit(page);
+    --free_count_;
     return page;
   }
   void refer(Index page) { ++references_[std::size_t(page)]; }
   void give(Index page) {
-    if (--references_[std::size_t(page)] == 0) free_.push_back(page);
+    if (--references_[std::size_t(page)] > 0) return;
+    group(page) ^= bit(page);
+    ++free_count_;
   }
   void copy(Index from, Index to) {
     for (Index h = 0; h < sizes_.heads; ++h) {
@@ -6506,21 +6489,100 @@ class Pages {
   }
 
  private:
+  using Group = std::uint64_t;  // which of so many pages are free
+  static constexpr Index group_size = 64;
+
+  struct Stretch {
+    Index first = 0, size = 0;
+  };
+
   std::byte* slab(Index page) const { return slabs_[std::size_t(page / step_)].data(); }
+  Group& group(Index page) { return free_[std::size_t(page / group_size)]; }
+  static Group bit(Index page) { return Group{1} << page % group_size; }
+
+  // Where a sequence begins: in the longest stretch of free pages that a group has.
+  Index roomy() const {
+    Stretch best;
+    Index base = 0;
+    for (Index g = 0; g < Index(free_.size()) && best.size < group_size; ++g) {
+      if (std::popcount(free_[std::size_t(g)]) <= best.size) continue;
+      if (const Stretch found = longest(free_[std::size_t(g)]); found.size > best.size) {
+        best = found;
+        base = g * group_size;
+      }
+    }
+    return base + best.first + (best.first > 0 ? best.size / 2 : 0);
+  }
+  static Stretch longest(Group free) {
+    Stretch best;
+    for (Index at = 0; at < group_size;) {
+      const Group left = free >> at;
+      if (left == 0) break;
+      at += std::countr_zero(left);
+      const Index size = std::countr_one(free >> at);
+      if (size > best.size) best = {at, size};
+      at += size;
+    }
+    return best;
+  }
+
   void add_slab() {
-    const auto pages = std::size_t(count() + step_);
+    const Index first = count();
+    const auto pages = std::size_t(first + step_);
     if (references_.capacity() < pages) references_.reserve(std::max(pages, 2 * references_.size()));
-    free_.reserve(references_.capacity());  // all may be given back
+    free_.resize((pages + group_size - 1) / group_size, 0);
     slabs_.emplace_back(step_ * page_bytes());
-    for (Index n = step_; n-- > 0;) free_.push_back(count() + n);  // lower numbers are taken first
     references_.resize(pages, 0);
+    for (Index page = first; page < count(); ++page) group(page) |= bit(page);
+    free_count_ += step_;
   }
 
   Sizes sizes_;
   Index step_;
   bool may_grow_;
   std::vector<Memory> slabs_{};  // each of `step_` pages
-  std::vector<Index> references_{}, free_{};
+  std::vector<Index> references_{};
+  std::vector<Group> free_{};
+  Index free_count_ = 0;
+};
+
+}  // namespace fovea::inline FOVEA_ISA::cache
+
+// fovea/cache/paged.hpp
+
+// Sequences whose keys and values lie in pages of one pool: they grow a page at a time, and share the pages of a
+// prefix. The layout is that of block tables: Kwon et al., "Efficient Memory Management for Large Language Model
+// Serving with PagedAttention", SOSP 2023, arXiv:2309.06180.
+//
+//   cache::Pool<float> pool({.kv_heads = 8, .key_dim = 128, .value_dim = 128, .page_tokens = 16, .pages = 4096});
+//   cache::Paged<float> prompt(pool);
+//   prompt.append(k, v);                                       k [G,n,D], v [G,n,E]
+//   auto answer = prompt.fork();                               shares all pages; what is appended is its own
+//   fovea::attend(q, answer, out, recipe);                     q [1,H,N,D] are its last N tokens
+//
+// Token t of a sequence is token t % page_tokens of page pages()[t / page_tokens]. The last tokens of quantised
+// formats, which wait in full precision, are with the sequence. A page that several sequences share is never written:
+// who appends to it copies it first.
+//
+// Pages are made many at a time: [G, pages, page_tokens] keys and then as many values, in the formats of K and V, so
+// that pages with consecutive numbers are one piece of memory for each head. A sequence takes them in long stretches
+// where there are such (pages.hpp).
+//
+// A pool lives as long as the last sequence on it. Neither is thread-safe: what changes one sequence (and the end of
+// its life) may change the pool, so all sequences of a pool change on one thread at a time. Reading them changes
+// nothing. What source() gives is valid until the sequence changes or moves.
+
+namespace fovea::inline FOVEA_ISA::cache {
+
+struct PoolOptions {
+  Index kv_heads = 0;  // required, as are the widths
+  Index key_dim = 0;
+  Index value_dim = 0;
+  Index page_tokens = 16;      // of quantised formats a multiple of the group and of 32
+  Index pages = 0;             // that there are from the start
+  bool may_grow = true;        // by as many at a time (4 MiB when 0); otherwise append() refuses when none is free
+  bool rotated = true;         // whether keys are given rotated by their positions; kept in files
+  kv::Grouping grouping = {};  // of quantised formats
 };
 
 template <class K, class V>
@@ -6736,7 +6798,7 @@ class Paged {
       const Index pages = (tokens + page() - 1) / page();
       fresh.reserve_table(pages);
       pool_.pages_->provide(where, pages - Index(fresh.numbers_.size()));
-      while (Index(fresh.numbers_.size()) < pages) fresh.add(pool_.pages_->take());
+      while (Index(fresh.numbers_.size()) < pages) fresh.add_new();
       return fresh.places();
     };
     fresh.length_ = detail::read_sequence(where, from, detail::file_header<K, V>(pool_.options_), fresh.keys_,
@@ -6795,13 +6857,14 @@ class Paged {
     pool.provide(where, fresh);
     for (Index p = first; p < had; ++p) {
       if (!is_copied(p)) continue;
-      const Index copy = pool.take(), shared = std::exchange(numbers_[std::size_t(p)], copy);
+      const Index copy = pool.take(p > 0 ? numbers_[std::size_t(p - 1)] : Pages::none),
+                  shared = std::exchange(numbers_[std::size_t(p)], copy);
       pool.copy(shared, copy);
       keys_of_[std::size_t(p)] = pool.keys(copy);
       values_of_[std::size_t(p)] = pool.values(copy);
       pool.give(shared);
     }
-    for (Index p = had; p < wanted; ++p) add(pool.take());
+    for (Index p = had; p < wanted; ++p) add_new();
   }
 
   void make_table(Index pages) {
@@ -6818,6 +6881,7 @@ class Paged {
     keys_of_.push_back(pool_.pages_->keys(page));
     values_of_.push_back(pool_.pages_->values(page));
   }
+  void add_new() { add(pool_.pages_->take(numbers_.empty() ? Pages::none : numbers_.back())); }
   void share(Index page) {
     pool_.pages_->refer(page);
     add(page);
@@ -15992,7 +16056,7 @@ struct Paged {
   }
 
  private:
-  // Pages that follow one another in memory are one run.
+  // Pages that follow one another in memory are one run, as long as what is read later lies equally far.
   template <class S, class F>
   [[gnu::always_inline]] void each_run(const View<const S>& pool, Index batch, Index kv_head, Span tokens,
                                        F&& f) const {
@@ -16001,15 +16065,19 @@ struct Paged {
     const Index all = length(batch), page_size = std::max<Index>(page() * pool.length_stride, 1);
     const bool much = all * pool.dim >= Rows<S>::much;
     const Index pages_later = (Rows<S>::far + page_size - 1) / page_size;
+    // What is read later lies where the table says, at the same place of its page: how far, none when it is 0.
+    const auto later = [&](const Page* at, Index token) {
+      const bool is_there = much && token + pages_later * page() < all;
+      return is_there ? (Index(at[pages_later]) - Index(*at)) * pool.batch_stride : 0;
+    };
     const Page* next = table + batch * table_stride + tokens.first / page();
     Index first = tokens.first, in_page = tokens.first % page();
     while (true) {
       Rows<S> run{pool.row(Index(*next), kv_head, in_page), pool.length_stride, pool.dim};
-      // What is read later lies where the table says, at the same place of its page.
-      run.long_run = much && first - in_page + pages_later * page() < all;
-      if (run.long_run) run.later = (Index(next[pages_later]) - Index(*next)) * pool.batch_stride;
+      run.later = later(next, first - in_page);
+      run.long_run = run.later != 0;
       Index end = std::min(tokens.last, first + (page() - in_page));
-      while (seamless && end < tokens.last && next[1] == next[0] + 1) {
+      while (seamless && end < tokens.last && next[1] == next[0] + 1 && later(next + 1, end) == run.later) {
         end = std::min(tokens.last, end + page());
         ++next;
       }

@@ -175,10 +175,9 @@ class Sequences {
     cache.append(k, v);
   }
 
-  // All grow by turns, a page at a time. Strewn: the pool has served others before, and the next free page is somewhere
-  // else.
+  // All grow by turns, a page at a time. Strewn: the pool is full of others, and each page is one that the next of them
+  // has just given back.
   void fill_pages(Index page, const std::vector<Index>& lengths) {
-    constexpr Index others = 16;
     Index pages = 0;
     for (const Index length : lengths) pages += (length + page - 1) / page;
     pool_.emplace(fovea::cache::PoolOptions{.kv_heads = shape_.kv_heads,
@@ -186,18 +185,22 @@ class Sequences {
                                             .value_dim = shape_.value_dim,
                                             .page_tokens = page,
                                             .pages = pages});
+    std::vector<fovea::cache::Paged<Tag>> others;
     if (shape_.pattern.label.ends_with("strewn")) {
-      std::vector<fovea::cache::Paged<Tag>> before;
-      for (Index n = 0; n < others; ++n) before.emplace_back(*pool_);
-      for (Index t = 0; pool_->free_pages() > others; t += page) {
-        for (auto& sequence : before) append(sequence, 0, t % page, page);
-      }
+      for (Index n = 0; n < 16; ++n) others.emplace_back(*pool_);
+      for (std::size_t n = 0; pool_->free_pages() > 0; ++n) append(others[n % others.size()], 0, 0, page);
     }
+    std::size_t turn = 0;
+    const auto give_back = [&] {
+      auto& other = others[turn++ % others.size()];
+      other.truncate(std::max<Index>(0, other.length() - page));
+    };
     for (std::size_t b = 0; b < lengths.size(); ++b) paged_.emplace_back(*pool_);
     for (Index t = 0, grown = 1; grown > 0; t += page) {
       grown = 0;
       for (std::size_t b = 0; b < lengths.size(); ++b) {
         if (t >= lengths[b]) continue;
+        if (!others.empty()) give_back();
         append(paged_[b], Index(b), t, std::min(page, lengths[b] - t));
         ++grown;
       }

@@ -13,7 +13,8 @@
 // who appends to it copies it first.
 //
 // Pages are made many at a time: [G, pages, page_tokens] keys and then as many values, in the formats of K and V, so
-// that pages with consecutive numbers are one piece of memory for each head. New pages are taken in ascending order.
+// that pages with consecutive numbers are one piece of memory for each head. A sequence takes them in long stretches
+// where there are such (pages.hpp).
 //
 // A pool lives as long as the last sequence on it. Neither is thread-safe: what changes one sequence (and the end of
 // its life) may change the pool, so all sequences of a pool change on one thread at a time. Reading them changes
@@ -30,7 +31,7 @@
 
 #include <fovea/cache/appended.hpp>
 #include <fovea/cache/file.hpp>
-#include <fovea/cache/memory.hpp>
+#include <fovea/cache/pages.hpp>
 #include <fovea/cache/side.hpp>
 
 namespace fovea::inline FOVEA_ISA::cache {
@@ -44,81 +45,6 @@ struct PoolOptions {
   bool may_grow = true;        // by as many at a time (4 MiB when 0); otherwise append() refuses when none is free
   bool rotated = true;         // whether keys are given rotated by their positions; kept in files
   kv::Grouping grouping = {};  // of quantised formats
-};
-
-// Pages of one size with the number of sequences that refer to each.
-class Pages {
- public:
-  struct Sizes {
-    Index heads, key_bytes, value_bytes;  // bytes of a page for one head, of its keys and of its values
-
-    Index page() const { return heads * (key_bytes + value_bytes); }
-  };
-
-  Pages(const Sizes& sizes, Index at_a_time, bool may_grow)
-      : sizes_(sizes),
-        step_(at_a_time > 0 ? at_a_time : std::max<Index>(1, (Index{4} << 20) / sizes.page())),
-        may_grow_(may_grow) {}
-
-  bool may_grow() const { return may_grow_; }
-  Index page_bytes() const { return sizes_.page(); }
-  Index count() const { return Index(references_.size()); }
-  Index free() const { return Index(free_.size()); }
-  Index references(Index page) const { return references_[std::size_t(page)]; }
-
-  // The keys, the values of kv head 0, and how far those of the next head are.
-  std::byte* keys(Index page) const { return slab(page) + page % step_ * sizes_.key_bytes; }
-  std::byte* values(Index page) const {
-    return slab(page) + sizes_.heads * key_stride() + page % step_ * sizes_.value_bytes;
-  }
-  Index key_stride() const { return step_ * sizes_.key_bytes; }
-  Index value_stride() const { return step_ * sizes_.value_bytes; }
-
-  // Makes sure that `wanted` pages are free.
-  void provide(const char* where, Index wanted) {
-    if (wanted <= free()) return;
-    check(may_grow_, where, "the pool may not grow, it has ", free(), " free pages, wanted ", wanted);
-    grow(wanted - free());
-  }
-  // At least so many more.
-  void grow(Index more) {
-    for (Index n = 0; n < more; n += step_) add_slab();
-  }
-
-  // One of the free pages, referred to once.
-  Index take() {
-    const Index page = free_.back();
-    free_.pop_back();
-    references_[std::size_t(page)] = 1;
-    return page;
-  }
-  void refer(Index page) { ++references_[std::size_t(page)]; }
-  void give(Index page) {
-    if (--references_[std::size_t(page)] == 0) free_.push_back(page);
-  }
-  void copy(Index from, Index to) {
-    for (Index h = 0; h < sizes_.heads; ++h) {
-      std::memcpy(keys(to) + h * key_stride(), keys(from) + h * key_stride(), std::size_t(sizes_.key_bytes));
-      std::memcpy(values(to) + h * value_stride(), values(from) + h * value_stride(), std::size_t(sizes_.value_bytes));
-    }
-  }
-
- private:
-  std::byte* slab(Index page) const { return slabs_[std::size_t(page / step_)].data(); }
-  void add_slab() {
-    const auto pages = std::size_t(count() + step_);
-    if (references_.capacity() < pages) references_.reserve(std::max(pages, 2 * references_.size()));
-    free_.reserve(references_.capacity());  // all may be given back
-    slabs_.emplace_back(step_ * page_bytes());
-    for (Index n = step_; n-- > 0;) free_.push_back(count() + n);  // lower numbers are taken first
-    references_.resize(pages, 0);
-  }
-
-  Sizes sizes_;
-  Index step_;
-  bool may_grow_;
-  std::vector<Memory> slabs_{};  // each of `step_` pages
-  std::vector<Index> references_{}, free_{};
 };
 
 template <class K, class V>
@@ -334,7 +260,7 @@ class Paged {
       const Index pages = (tokens + page() - 1) / page();
       fresh.reserve_table(pages);
       pool_.pages_->provide(where, pages - Index(fresh.numbers_.size()));
-      while (Index(fresh.numbers_.size()) < pages) fresh.add(pool_.pages_->take());
+      while (Index(fresh.numbers_.size()) < pages) fresh.add_new();
       return fresh.places();
     };
     fresh.length_ = detail::read_sequence(where, from, detail::file_header<K, V>(pool_.options_), fresh.keys_,
@@ -393,13 +319,14 @@ class Paged {
     pool.provide(where, fresh);
     for (Index p = first; p < had; ++p) {
       if (!is_copied(p)) continue;
-      const Index copy = pool.take(), shared = std::exchange(numbers_[std::size_t(p)], copy);
+      const Index copy = pool.take(p > 0 ? numbers_[std::size_t(p - 1)] : Pages::none),
+                  shared = std::exchange(numbers_[std::size_t(p)], copy);
       pool.copy(shared, copy);
       keys_of_[std::size_t(p)] = pool.keys(copy);
       values_of_[std::size_t(p)] = pool.values(copy);
       pool.give(shared);
     }
-    for (Index p = had; p < wanted; ++p) add(pool.take());
+    for (Index p = had; p < wanted; ++p) add_new();
   }
 
   void make_table(Index pages) {
@@ -416,6 +343,7 @@ class Paged {
     keys_of_.push_back(pool_.pages_->keys(page));
     values_of_.push_back(pool_.pages_->values(page));
   }
+  void add_new() { add(pool_.pages_->take(numbers_.empty() ? Pages::none : numbers_.back())); }
   void share(Index page) {
     pool_.pages_->refer(page);
     add(page);

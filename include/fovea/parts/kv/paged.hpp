@@ -51,7 +51,7 @@ struct Paged {
   }
 
  private:
-  // Pages that follow one another in memory are one run.
+  // Pages that follow one another in memory are one run, as long as what is read later lies equally far.
   template <class S, class F>
   [[gnu::always_inline]] void each_run(const View<const S>& pool, Index batch, Index kv_head, Span tokens,
                                        F&& f) const {
@@ -60,15 +60,19 @@ struct Paged {
     const Index all = length(batch), page_size = std::max<Index>(page() * pool.length_stride, 1);
     const bool much = all * pool.dim >= Rows<S>::much;
     const Index pages_later = (Rows<S>::far + page_size - 1) / page_size;
+    // What is read later lies where the table says, at the same place of its page: how far, none when it is 0.
+    const auto later = [&](const Page* at, Index token) {
+      const bool is_there = much && token + pages_later * page() < all;
+      return is_there ? (Index(at[pages_later]) - Index(*at)) * pool.batch_stride : 0;
+    };
     const Page* next = table + batch * table_stride + tokens.first / page();
     Index first = tokens.first, in_page = tokens.first % page();
     while (true) {
       Rows<S> run{pool.row(Index(*next), kv_head, in_page), pool.length_stride, pool.dim};
-      // What is read later lies where the table says, at the same place of its page.
-      run.long_run = much && first - in_page + pages_later * page() < all;
-      if (run.long_run) run.later = (Index(next[pages_later]) - Index(*next)) * pool.batch_stride;
+      run.later = later(next, first - in_page);
+      run.long_run = run.later != 0;
       Index end = std::min(tokens.last, first + (page() - in_page));
-      while (seamless && end < tokens.last && next[1] == next[0] + 1) {
+      while (seamless && end < tokens.last && next[1] == next[0] + 1 && later(next + 1, end) == run.later) {
         end = std::min(tokens.last, end + page());
         ++next;
       }
