@@ -2103,6 +2103,43 @@ struct TileRows {
 
 }  // namespace fovea::inline FOVEA_ISA::engine
 
+// fovea/core/memory.hpp
+
+// Memory that is aligned to cache lines. Much of it is asked for in large pages where the system has them (Linux, 2
+// MiB): reading a long cache then walks far fewer page tables, which a quarter of the time of decoding can go into
+// otherwise, and memory that is new is made hundreds of small pages at a time, both above all on virtual machines.
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace fovea::inline FOVEA_ISA {
+
+inline constexpr std::size_t scratch_alignment = 64;
+
+namespace detail {
+
+inline constexpr std::size_t large_page = std::size_t{2} << 20, least_large = 2 * large_page;
+
+inline std::align_val_t alignment_of(std::size_t bytes) {
+  return std::align_val_t(bytes >= least_large ? large_page : scratch_alignment);
+}
+
+// Not initialised. Throws std::bad_alloc.
+inline void* allocate(std::size_t bytes) {
+  void* const memory = ::operator new(bytes, alignment_of(bytes));
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  if (bytes >= least_large)
+    madvise(memory, bytes / large_page * large_page, MADV_HUGEPAGE);  // a wish; nothing depends on it
+#endif
+  return memory;
+}
+// What allocate(bytes) gave, or null.
+inline void release(void* memory, std::size_t bytes) { ::operator delete(memory, alignment_of(bytes)); }
+
+}  // namespace detail
+}  // namespace fovea::inline FOVEA_ISA
+
 // fovea/exec/executor.hpp
 
 // The Executor concept: who runs the work items of a call.
@@ -2168,8 +2205,6 @@ struct Serial {
 
 namespace fovea::inline FOVEA_ISA {
 
-inline constexpr std::size_t scratch_alignment = 64;
-
 // Memory handed out and taken back, mostly in reverse order. One call at a time uses it.
 class Workspace {
  public:
@@ -2227,11 +2262,10 @@ class Workspace {
 
   void add_block(std::size_t size) {
     blocks_.reserve(blocks_.size() + 1);
-    blocks_.push_back(
-        {static_cast<std::byte*>(::operator new(size, std::align_val_t(scratch_alignment))), size, std::size_t{0}});
+    blocks_.push_back({static_cast<std::byte*>(detail::allocate(size)), size, std::size_t{0}});
   }
   void release_blocks() {
-    for (const Block& block : blocks_) ::operator delete(block.data, std::align_val_t(scratch_alignment));
+    for (const Block& block : blocks_) detail::release(block.data, block.size);
     blocks_.clear();
   }
 
@@ -2281,18 +2315,19 @@ namespace fovea::inline FOVEA_ISA::engine {
 
 struct FreeScratch {
   Workspace* workspace = nullptr;  // where the memory goes back to, or null
+  std::size_t bytes = 0;
 
   void operator()(void* p) const {
     if (workspace != nullptr) return workspace->give(p);
-    ::operator delete(p, std::align_val_t(scratch_alignment));
+    fovea::detail::release(p, bytes);
   }
 };
 
 // n uninitialised elements on a cache line of their own.
 template <class T>
 std::unique_ptr<T[], FreeScratch> allocate_scratch(Index n) {
-  return std::unique_ptr<T[], FreeScratch>(
-      static_cast<T*>(::operator new(std::size_t(n) * sizeof(T), std::align_val_t(scratch_alignment))));
+  const std::size_t bytes = std::size_t(n) * sizeof(T);
+  return {static_cast<T*>(fovea::detail::allocate(bytes)), FreeScratch{nullptr, bytes}};
 }
 
 // The same from the workspace of the executor, if it has one.
@@ -2300,7 +2335,8 @@ template <class T, exec::Executor Exec>
 std::unique_ptr<T[], FreeScratch> allocate_scratch(const Exec& executor, Index n) {
   if constexpr (requires { executor.workspace(); }) {
     Workspace& workspace = executor.workspace();
-    return {static_cast<T*>(workspace.take(std::size_t(n) * sizeof(T))), FreeScratch{&workspace}};
+    const std::size_t bytes = std::size_t(n) * sizeof(T);
+    return {static_cast<T*>(workspace.take(bytes)), FreeScratch{&workspace, bytes}};
   } else {
     return allocate_scratch<T>(n);
   }
@@ -3335,6 +3371,7 @@ class OverTiles {
   OverTiles(const Pass<T, Source, Mask, Scores>& pass, Span batches, Index workers)
       : pass_(pass),
         batches_(batches),
+        workers_(workers),
         group_(mask::grain_of(pass.mask).by_head ? 1 : pass.problem.group),
         plan_(pass.shape, pass.source.key_dim(), pass.source.value_dim(), group_,
               tiles_for(workers, batches.size() * pass.problem.q.heads / group_), mask::grain_of(pass.mask),
@@ -3346,9 +3383,7 @@ class OverTiles {
     const Index kv_heads = q.heads / pass_.problem.group;
     const Span all{batches_.first * kv_heads, batches_.last * kv_heads};
     if (!shares_keys()) return attend_heads(all, nullptr, executor);
-    // As many kv heads at a time as have room; the results do not depend on it.
-    const Index keys = pass_.shape.keys, panel_bytes = keys * plan_.key_dim * Index(sizeof(T));
-    const Index some = std::clamp<Index>(panel_budget / panel_bytes, 1, all.size());
+    const Index keys = pass_.shape.keys, some = heads_at_a_time(all.size());
     const Panels<T> panels(executor, some, keys, plan_.key_dim, plan_.step);
     for (Index first = all.first; first < all.last; first += some) {
       const Span heads{first, std::min(first + some, all.last)};
@@ -3378,6 +3413,14 @@ class OverTiles {
 
   // Panels of keys use so much memory at most, or that of one kv head.
   static constexpr Index panel_budget = Index{32} << 20;
+
+  // As few kv heads as keep the workers busy, since memory that is new costs time (a thread of its own needs one), and
+  // as have room for their panels. The results do not depend on it.
+  Index heads_at_a_time(Index heads) const {
+    const Index tiles_of_head = tiles() * pass_.problem.group / group_, wanted = workers_ == 1 ? 1 : 32 * workers_;
+    const Index room = panel_budget / (pass_.shape.keys * plan_.key_dim * Index(sizeof(T)));
+    return std::clamp<Index>(std::min((wanted + tiles_of_head - 1) / tiles_of_head, room), 1, heads);
+  }
 
   Index tiles() const { return (pass_.problem.q.length + plan_.queries - 1) / plan_.queries; }
   Span queries(Span tiles) const {
@@ -3610,6 +3653,7 @@ class OverTiles {
 
   const Pass<T, Source, Mask, Scores>& pass_;
   const Span batches_;
+  const Index workers_;
   const Index group_;  // heads of a tile
   const TilePlan<T> plan_;
 };
@@ -6158,13 +6202,7 @@ Index read_sequence(const char* where, std::istream& from, const FileHeader& wan
 
 // fovea/cache/memory.hpp
 
-// Memory of caches: bytes at addresses that are multiples of 64. Much of it is asked for in large pages where the
-// system has them (Linux, 2 MiB): reading a long cache then walks far fewer page tables, which a quarter of the time of
-// decoding can go into otherwise, above all on virtual machines.
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+// Memory of caches: bytes at addresses that are multiples of 64.
 
 namespace fovea::inline FOVEA_ISA::cache {
 
@@ -6173,26 +6211,19 @@ class Memory {
  public:
   Memory() = default;
   explicit Memory(Index bytes) : size_(std::size_t(bytes)) {
-    if (size_ == 0) return;
-    data_ = static_cast<std::byte*>(::operator new(size_, alignment()));
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (size_ >= large) madvise(data_, size_ / page * page, MADV_HUGEPAGE);  // a wish; nothing depends on it
-#endif
+    if (size_ > 0) data_ = static_cast<std::byte*>(fovea::detail::allocate(size_));
   }
   Memory(Memory&& other) noexcept { swap(other); }
   Memory& operator=(Memory&& other) noexcept {
     swap(other);
     return *this;
   }
-  ~Memory() { ::operator delete(data_, alignment()); }
+  ~Memory() { fovea::detail::release(data_, size_); }
 
   std::byte* data() const { return data_; }
   std::byte* const* address() const { return &data_; }  // a table of one page
 
  private:
-  static constexpr std::size_t page = std::size_t{2} << 20, large = 4 * page;
-
-  std::align_val_t alignment() const { return std::align_val_t(size_ >= large ? page : 64); }
   void swap(Memory& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);

@@ -82,6 +82,7 @@ class OverTiles {
   OverTiles(const Pass<T, Source, Mask, Scores>& pass, Span batches, Index workers)
       : pass_(pass),
         batches_(batches),
+        workers_(workers),
         group_(mask::grain_of(pass.mask).by_head ? 1 : pass.problem.group),
         plan_(pass.shape, pass.source.key_dim(), pass.source.value_dim(), group_,
               tiles_for(workers, batches.size() * pass.problem.q.heads / group_), mask::grain_of(pass.mask),
@@ -93,9 +94,7 @@ class OverTiles {
     const Index kv_heads = q.heads / pass_.problem.group;
     const Span all{batches_.first * kv_heads, batches_.last * kv_heads};
     if (!shares_keys()) return attend_heads(all, nullptr, executor);
-    // As many kv heads at a time as have room; the results do not depend on it.
-    const Index keys = pass_.shape.keys, panel_bytes = keys * plan_.key_dim * Index(sizeof(T));
-    const Index some = std::clamp<Index>(panel_budget / panel_bytes, 1, all.size());
+    const Index keys = pass_.shape.keys, some = heads_at_a_time(all.size());
     const Panels<T> panels(executor, some, keys, plan_.key_dim, plan_.step);
     for (Index first = all.first; first < all.last; first += some) {
       const Span heads{first, std::min(first + some, all.last)};
@@ -125,6 +124,14 @@ class OverTiles {
 
   // Panels of keys use so much memory at most, or that of one kv head.
   static constexpr Index panel_budget = Index{32} << 20;
+
+  // As few kv heads as keep the workers busy, since memory that is new costs time (a thread of its own needs one), and
+  // as have room for their panels. The results do not depend on it.
+  Index heads_at_a_time(Index heads) const {
+    const Index tiles_of_head = tiles() * pass_.problem.group / group_, wanted = workers_ == 1 ? 1 : 32 * workers_;
+    const Index room = panel_budget / (pass_.shape.keys * plan_.key_dim * Index(sizeof(T)));
+    return std::clamp<Index>(std::min((wanted + tiles_of_head - 1) / tiles_of_head, room), 1, heads);
+  }
 
   Index tiles() const { return (pass_.problem.q.length + plan_.queries - 1) / plan_.queries; }
   Span queries(Span tiles) const {
@@ -357,6 +364,7 @@ class OverTiles {
 
   const Pass<T, Source, Mask, Scores>& pass_;
   const Span batches_;
+  const Index workers_;
   const Index group_;  // heads of a tile
   const TilePlan<T> plan_;
 };

@@ -8,24 +8,26 @@
 #include <new>
 
 #include <fovea/core/function_ref.hpp>
+#include <fovea/core/memory.hpp>
 #include <fovea/exec/workspace.hpp>
 
 namespace fovea::inline FOVEA_ISA::engine {
 
 struct FreeScratch {
   Workspace* workspace = nullptr;  // where the memory goes back to, or null
+  std::size_t bytes = 0;
 
   void operator()(void* p) const {
     if (workspace != nullptr) return workspace->give(p);
-    ::operator delete(p, std::align_val_t(scratch_alignment));
+    fovea::detail::release(p, bytes);
   }
 };
 
 // n uninitialised elements on a cache line of their own.
 template <class T>
 std::unique_ptr<T[], FreeScratch> allocate_scratch(Index n) {
-  return std::unique_ptr<T[], FreeScratch>(
-      static_cast<T*>(::operator new(std::size_t(n) * sizeof(T), std::align_val_t(scratch_alignment))));
+  const std::size_t bytes = std::size_t(n) * sizeof(T);
+  return {static_cast<T*>(fovea::detail::allocate(bytes)), FreeScratch{nullptr, bytes}};
 }
 
 // The same from the workspace of the executor, if it has one.
@@ -33,7 +35,8 @@ template <class T, exec::Executor Exec>
 std::unique_ptr<T[], FreeScratch> allocate_scratch(const Exec& executor, Index n) {
   if constexpr (requires { executor.workspace(); }) {
     Workspace& workspace = executor.workspace();
-    return {static_cast<T*>(workspace.take(std::size_t(n) * sizeof(T))), FreeScratch{&workspace}};
+    const std::size_t bytes = std::size_t(n) * sizeof(T);
+    return {static_cast<T*>(workspace.take(bytes)), FreeScratch{&workspace, bytes}};
   } else {
     return allocate_scratch<T>(n);
   }

@@ -13,11 +13,10 @@
 #include <utility>
 #include <vector>
 
+#include <fovea/core/memory.hpp>
 #include <fovea/exec/serial.hpp>
 
 namespace fovea::inline FOVEA_ISA {
-
-inline constexpr std::size_t scratch_alignment = 64;
 
 // Memory handed out and taken back, mostly in reverse order. One call at a time uses it.
 class Workspace {
@@ -76,11 +75,10 @@ class Workspace {
 
   void add_block(std::size_t size) {
     blocks_.reserve(blocks_.size() + 1);
-    blocks_.push_back(
-        {static_cast<std::byte*>(::operator new(size, std::align_val_t(scratch_alignment))), size, std::size_t{0}});
+    blocks_.push_back({static_cast<std::byte*>(detail::allocate(size)), size, std::size_t{0}});
   }
   void release_blocks() {
-    for (const Block& block : blocks_) ::operator delete(block.data, std::align_val_t(scratch_alignment));
+    for (const Block& block : blocks_) detail::release(block.data, block.size);
     blocks_.clear();
   }
 
