@@ -5,12 +5,12 @@
 #   cmake -D SELF_TEST=<scratch> -P tests/layering.cmake    plants one bad include after the other in a copy of the tree
 #
 #   a file in   may include (the standard library and its own room, a method excepted, always)
-#   core        core/eigen.hpp alone: Eigen/Core
+#   core        eigen.hpp alone: Eigen/Core, memory.hpp alone: the system's memory calls
 #   exec        core; eigen_device.hpp alone: the tensor header, pool.hpp alone: Eigen's thread pool
 #   simd        core, xsimd
 #   parts       core, exec, simd; other parts only of a lower rank
 #   engine      core, exec, simd, parts
-#   cache       core, exec, simd, parts; memory.hpp alone: the system's memory calls
+#   cache       core, exec, simd, parts
 #   a method    core, exec, parts, engine, cache
 #   version.hpp, the only header outside the rooms: nothing
 cmake_minimum_required(VERSION 3.24)
@@ -62,7 +62,7 @@ function(read_include file include result)
     return()
   endif()
 
-  if(file STREQUAL "cache/memory.hpp" AND include STREQUAL "sys/mman.h")
+  if(file STREQUAL "core/memory.hpp" AND include STREQUAL "sys/mman.h")
     return()
   endif()
 
@@ -171,7 +171,7 @@ set(good
     "core/eigen.hpp Eigen/Core"
     "exec/eigen_device.hpp unsupported/Eigen/CXX11/Tensor"
     "exec/pool.hpp unsupported/Eigen/CXX11/ThreadPool"
-    "cache/memory.hpp sys/mman.h"
+    "core/memory.hpp sys/mman.h"
     "simd/ops.hpp xsimd/xsimd.hpp"
     "parts/select/top_k.hpp fovea/parts/schedule/table.hpp"
     "parts/mask/window.hpp fovea/parts/mask/causal.hpp"
