@@ -6489,7 +6489,7 @@ class Pages {
   void provide(const char* where, Index wanted) {
     if (wanted <= free()) return;
     check(may_grow_, where, "the pool may not grow, it has ", free(), " free pages, wanted ", wanted);
-    grow(wanted - free());
+    grow(std::max(wanted - free(), count() / 2));  // room for stretches
   }
   // At least so many more.
   void grow(Index more) {
@@ -6611,7 +6611,7 @@ struct PoolOptions {
   Index value_dim = 0;
   Index page_tokens = 16;      // of quantised formats a multiple of the group and of 32
   Index pages = 0;             // that there are from the start
-  bool may_grow = true;        // by as many at a time (4 MiB when 0); otherwise append() refuses when none is free
+  bool may_grow = true;        // by half, in pieces of as many (4 MiB when 0); else append() refuses when none is free
   bool rotated = true;         // whether keys are given rotated by their positions; kept in files
   kv::Grouping grouping = {};  // of quantised formats
 };

@@ -48,6 +48,21 @@ TEST_CASE("Sequences that grow by turns have stretches of 64 pages each") {
   CHECK(pool.free() == 0);
 }
 
+TEST_CASE("A pool that grows has room for stretches too") {
+  Pages pool = pages(32);
+  std::vector<Sequence> all(16);
+  for (Index p = 0; p < 512; ++p) {
+    for (Sequence& s : all) {
+      pool.provide("", 1);
+      s.grow(pool);
+    }
+  }
+  Index behind = 0;
+  for (const Sequence& s : all) behind += s.behind();
+  CHECK(behind > 16 * 512 * 9 / 10);
+  CHECK(pool.count() <= 16 * 512 * 3 / 2 + 32);
+}
+
 TEST_CASE("Where there is no room for 64 pages, a sequence begins in the middle of the longest stretch") {
   Pages pool = pages(64);
   pool.provide("", 64);

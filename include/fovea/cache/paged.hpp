@@ -42,7 +42,7 @@ struct PoolOptions {
   Index value_dim = 0;
   Index page_tokens = 16;      // of quantised formats a multiple of the group and of 32
   Index pages = 0;             // that there are from the start
-  bool may_grow = true;        // by as many at a time (4 MiB when 0); otherwise append() refuses when none is free
+  bool may_grow = true;        // by half, in pieces of as many (4 MiB when 0); else append() refuses when none is free
   bool rotated = true;         // whether keys are given rotated by their positions; kept in files
   kv::Grouping grouping = {};  // of quantised formats
 };

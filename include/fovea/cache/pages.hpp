@@ -52,7 +52,7 @@ class Pages {
   void provide(const char* where, Index wanted) {
     if (wanted <= free()) return;
     check(may_grow_, where, "the pool may not grow, it has ", free(), " free pages, wanted ", wanted);
-    grow(wanted - free());
+    grow(std::max(wanted - free(), count() / 2));  // room for stretches
   }
   // At least so many more.
   void grow(Index more) {
