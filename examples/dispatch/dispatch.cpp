@@ -37,8 +37,8 @@ int main() {
     // Every CPU with AVX2 has F16C.
     {"AVX2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), attention_avx2},
     {"AVX-512",
-     __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"),
+     __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"),
      attention_avx512},
 #endif
   };
