@@ -69,12 +69,8 @@ double rounding(double largest) {
 }
 
 template <class K, class V>
-void check_tokens(const Tokens& got, const List& wanted, const Widths& w) {
+void check_tokens(const Tokens& got, const List& wanted, double largest, const Widths& w) {
   require(got.length == Index(wanted.size()), "a length is ", got.length, ", wanted ", wanted.size());
-  double largest = 0;
-  for (const Token& token : wanted) {
-    for (const double x : token) largest = std::max(largest, std::fabs(x));
-  }
   const double of_keys = rounding<K>(largest), of_values = rounding<V>(largest);
   for (Index t = 0; t < got.length; ++t) {
     const double* x = wanted[std::size_t(t)].data();
@@ -110,7 +106,16 @@ struct Sequence {
   cache::Paged<K, V> paged;
   cache::Contiguous<K, V> whole;
   List list{};
+  double largest = 0;  // of all numbers that tokens of the list may have been rounded beside
 };
+
+double largest_of(const List& list) {
+  double most = 0;
+  for (const Token& token : list) {
+    for (const double x : token) most = std::max(most, std::fabs(x));
+  }
+  return most;
+}
 
 template <class K, class V>
 std::string file_of(const auto& cache) {
@@ -141,6 +146,7 @@ void sequences(Input& in) {
   all.push_back({cache::Paged<K, V>(pool), contiguous()});
   std::string file;  // of the sequence in file_list
   List file_list;
+  double file_largest = 0;
 
   for (int step = 0; step < 40 && !in.at_end(); ++step) {
     Sequence<K, V>& one = all[std::size_t(in.between(0, Index(all.size()) - 1))];
@@ -163,6 +169,7 @@ void sequences(Input& in) {
         } else {
           one.whole.append(x.k.view, x.v.view);
           append_to<K, V>(one.list, x);
+          one.largest = std::max(one.largest, largest_of(one.list));
         }
         break;
       }
@@ -181,7 +188,7 @@ void sequences(Input& in) {
         whole.truncate(left);
         List list(one.list.begin(), one.list.begin() + left);
         auto paged = one.paged.fork(left);
-        all.push_back({std::move(paged), std::move(whole), std::move(list)});
+        all.push_back({std::move(paged), std::move(whole), std::move(list), one.largest});
         break;
       }
       case 4:  // the end of a sequence
@@ -189,11 +196,13 @@ void sequences(Input& in) {
         break;
       case 5:
         one.paged.clear(), one.whole.clear(), one.list.clear();
+        one.largest = 0;
         break;
       case 6: {  // save
         file = file_of<K, V>(one.paged);
         require(file == file_of<K, V>(one.whole), "pages and one piece save different files");
         file_list = one.list;
+        file_largest = one.largest;
         break;
       }
       case 7: {  // load
@@ -203,6 +212,7 @@ void sequences(Input& in) {
           one.paged.load(from);
           one.whole.load(again);
           one.list = file_list;
+          one.largest = file_largest;
         } catch (const cache::FormatError&) {
           require(!may_grow, "a file is refused although the pool may grow");
           require(pool.free_pages() == free, "a refused file has taken pages");
@@ -219,7 +229,7 @@ void sequences(Input& in) {
     for (const auto& s : all) {
       const Tokens got = tokens_of(s.paged.source(), 0), whole = tokens_of(s.whole.source(), 0);
       require(got.k == whole.k && got.v == whole.v, "pages and one piece hold different numbers");
-      check_tokens<K, V>(got, s.list, w);
+      check_tokens<K, V>(got, s.list, s.largest, w);
       for (const Index p : s.paged.pages()) ++references[std::size_t(p)];
     }
     for (Index p = 0; p < pool.pages(); ++p) {
@@ -289,7 +299,7 @@ void rolling(Input& in) {
     for (Index t = 0; t < seen; ++t) {
       if (t < options.sink_tokens || t >= seen - options.window) left.push_back(list[std::size_t(t)]);
     }
-    check_tokens<float, float>(tokens_of(cache.source(), 0), left, w);
+    check_tokens<float, float>(tokens_of(cache.source(), 0), left, largest_of(left), w);
   }
 }
 
