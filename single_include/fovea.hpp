@@ -6452,7 +6452,7 @@ namespace fovea::inline FOVEA_ISA::cache {
 // Pages of one size with the number of sequences that refer to each.
 //
 // Memory is read at half its speed when every page is somewhere else, since the processor fetches ahead what lies
-// behind a page and not what follows in the sequence; at three quarters in stretches of eight pages of 8 KB, and nearly
+// behind a page and not what follows in the sequence; at four fifths in stretches of eight pages of 8 KB, and nearly
 // as fast as in one piece in stretches of 64. So a sequence takes the page behind its last one where that is free, and
 // begins where there is room for others of its own: at the start of 64 free pages, or in the middle of fewer, whose
 // first half is left to the sequence before them.
